@@ -1,0 +1,68 @@
+//! The contract of a network path, limited to what the LCD NIC has (paper, section 3.1).
+//!
+//! A driver carries datagrams between UDP addresses: whole payloads in, whole payloads out, in bursts. Nothing here can
+//! express flow steering, an RSS key or a redirection table; that is on purpose. The worker is generic over its driver, so
+//! there is no dynamic call per datagram.
+
+use std::io;
+use std::net::SocketAddr;
+use std::os::fd::BorrowedFd;
+
+/// Most datagrams that one call of [`Driver::receive`] hands over.
+pub const RECEIVE_BURST: usize = 64;
+
+/// What a driver counted since it was opened. A drop reason is a counter.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub struct DriverCounters {
+    /// Datagrams handed to the worker.
+    pub datagrams_received: u64,
+    /// Datagrams given to the network.
+    pub datagrams_sent: u64,
+    /// System calls made to receive.
+    pub receive_calls: u64,
+    /// System calls made to send.
+    pub send_calls: u64,
+    /// Datagrams that the network path did not take because its queue was full; the protocol repeats them.
+    pub dropped_queue_full: u64,
+    /// Datagrams larger than the path takes (EMSGSIZE); path size discovery learns from their loss.
+    pub dropped_too_large: u64,
+    /// Datagrams lost to any other error of the path.
+    pub dropped_error: u64,
+    /// Received datagrams that were cut short because they were larger than `max_datagram`.
+    pub dropped_truncated: u64,
+    /// Received datagrams whose checksum was wrong, where the driver checks it.
+    pub dropped_checksum: u64,
+}
+
+/// A network path: one RX and one TX queue, used by one engine.
+pub trait Driver: Send {
+    /// Our own address: the local IP and the UDP port that peers send to.
+    fn local_address(&self) -> SocketAddr;
+
+    /// Largest UDP payload in bytes that our own interface takes (its MTU less the IP and UDP headers).
+    fn max_datagram(&self) -> usize;
+
+    /// Hands up to [`RECEIVE_BURST`] waiting datagrams to `each`, in order of arrival, and returns how many. Never blocks.
+    /// The bytes are lent for the call. An error is of the path as a whole (an interface that went away), not of a datagram.
+    fn receive(&mut self, each: impl FnMut(SocketAddr, &[u8])) -> io::Result<usize>;
+
+    /// Room for one datagram of at most `len` <= `max_datagram()` bytes to `to`, or `None` when the transmit queue is full:
+    /// then `flush` and try again in the next cycle. The caller fills it and calls `commit` before anything else.
+    /// The content is arbitrary until it is written.
+    fn lend(&mut self, to: SocketAddr, len: usize) -> Option<&mut [u8]>;
+
+    /// Queues the datagram that was lent, cut to its first `len` bytes. Neighbours of equal length to one address may leave
+    /// as one run (GSO); that is the driver's business.
+    fn commit(&mut self, len: usize);
+
+    /// Gives everything queued to the network. Never blocks: what the path does not take now either stays queued (then
+    /// `lend` says no) or is dropped and counted. Called once per duty cycle.
+    fn flush(&mut self) -> io::Result<()>;
+
+    /// A descriptor that is readable when `receive` would hand something over, for an engine that sleeps. Drivers that can
+    /// only be polled have none.
+    fn wait_fd(&self) -> Option<BorrowedFd<'_>>;
+
+    /// What was counted so far.
+    fn counters(&self) -> DriverCounters;
+}

@@ -1,0 +1,2 @@
+//! The machnet command.
+fn main() {}

@@ -1,0 +1,2 @@
+//! Echo server and client.
+fn main() {}
