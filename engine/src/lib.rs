@@ -1,5 +1,5 @@
 //! The Machnet sidecar as a library: the protocol core, the drivers, the engine and the controller.
 
+pub mod driver;
 pub mod proto;
 pub mod wire;
-pub mod driver;
