@@ -1,5 +1,6 @@
 //! What every network path must do, whatever is behind it. A new driver gets one more `conformance!` line.
 #![expect(unsafe_code, reason = "poll(2) has no safe form in std")]
+#![expect(clippy::unwrap_used, reason = "a test that meets an error ends")]
 
 use std::collections::HashMap;
 use std::net::SocketAddr;
@@ -85,10 +86,12 @@ fn memory_drivers(max_datagram: usize) -> impl FnMut(usize) -> Vec<MemoryDriver>
     }
 }
 
+type Wrapped<D> = FaultDriver<D, fn() -> Instant>;
+
 fn wrapped<D: Driver>(
     mut open: impl FnMut(usize) -> Vec<D>,
     config: FaultConfig,
-) -> impl FnMut(usize) -> Vec<FaultDriver<D, fn() -> Instant>> {
+) -> impl FnMut(usize) -> Vec<Wrapped<D>> {
     move |count| {
         let clock: fn() -> Instant = || Instant::ZERO;
         open(count).into_iter().map(|inner| FaultDriver::new(inner, config.clone(), clock)).collect()
