@@ -358,6 +358,50 @@ fn datagrams_that_the_interface_no_longer_takes_are_counted_and_smaller_ones_sti
     }
 }
 
+/// One counter of /proc/net/snmp6 or, with a header line of names, /proc/net/snmp.
+fn fragments_created(is_ipv6: bool) -> u64 {
+    if is_ipv6 {
+        let text = std::fs::read_to_string("/proc/thread-self/net/snmp6").unwrap();
+        let line = text.lines().find(|line| line.starts_with("Ip6FragCreates")).unwrap();
+        return line.split_whitespace().nth(1).unwrap().parse().unwrap();
+    }
+    let text = std::fs::read_to_string("/proc/thread-self/net/snmp").unwrap();
+    let mut lines = text.lines().filter(|line| line.starts_with("Ip:"));
+    let (names, values) = (lines.next().unwrap(), lines.next().unwrap());
+    let column = names.split_whitespace().position(|name| name == "FragCreates").unwrap();
+    values.split_whitespace().nth(column).unwrap().parse().unwrap()
+}
+
+#[test]
+fn what_the_kernel_believes_of_the_path_neither_stops_a_datagram_nor_cuts_it() {
+    for (addresses, route) in
+        [(IPV4, "ip route add 10.9.0.2/32 dev va"), (IPV6, "ip route add fd09::2/128 dev va")]
+    {
+        with_two_hosts(1500, move |first, second| {
+            let (mut a, mut b) = open_both(first, second, addresses, &UdpConfig::default());
+            // As after an ICMP message, true or forged, that the path takes 1,300 bytes.
+            run(&format!("{route} mtu 1300"));
+            let (to, max) = (b.local_address(), a.max_datagram());
+            for (len, fill) in [(max, 1), (100, 2), (max, 3), (max, 4), (max - 1, 5)] {
+                assert!(queue(&mut a, to, len, fill));
+            }
+            a.flush().unwrap();
+            assert_eq!(receive(&mut b, 5), [(max, 1), (100, 2), (max, 3), (max, 4), (max - 1, 5)]);
+            assert_eq!(fragments_created(to.is_ipv6()), 0);
+        });
+    }
+}
+
+#[test]
+fn a_lock_in_another_network_namespace_is_another_lock() {
+    with_two_hosts(1500, |first, second| {
+        second.enter();
+        let _there = open("127.0.0.1:31000").unwrap();
+        first.enter();
+        let _here = open("127.0.0.1:31000").unwrap();
+    });
+}
+
 #[test]
 fn a_datagram_above_our_interface_mtu_is_dropped_and_counted() {
     with_two_hosts(1280, |_, _| {

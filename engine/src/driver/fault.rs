@@ -26,7 +26,8 @@ pub struct FaultConfig {
     pub lose_per_mille: u16,
     /// Datagrams that are sent twice.
     pub repeat_per_mille: u16,
-    /// Datagrams of which one bit is flipped.
+    /// Datagrams of which one bit is flipped. The driver below computes its checksums afterwards, so the receiver's core
+    /// meets the flipped bit: this is corruption that UDP's own checksum missed.
     pub corrupt_per_mille: u16,
     /// Datagrams that are held back for a while.
     pub delay_per_mille: u16,
