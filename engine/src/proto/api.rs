@@ -106,13 +106,9 @@ impl Endpoint {
         Self { counters: Counters::default() }
     }
     /// One datagram from the network. Events it causes must be polled before the next one is handled.
-    pub fn handle_datagram(&mut self, now: Instant, datagram: &Datagram<'_>, payload: &mut impl Payload) {
-        
-    }
+    pub fn handle_datagram(&mut self, now: Instant, datagram: &Datagram<'_>, payload: &mut impl Payload) {}
     /// Call when `poll_timeout` has passed.
-    pub fn handle_timeout(&mut self, now: Instant, payload: &mut impl Payload) {
-        
-    }
+    pub fn handle_timeout(&mut self, now: Instant, payload: &mut impl Payload) {}
     /// The application gave back `messages` messages of `bytes` bytes in all: the window opens, undelivered ones are offered.
     pub fn handle_room(
         &mut self,
@@ -122,13 +118,10 @@ impl Endpoint {
         bytes: u64,
         payload: &mut impl Payload,
     ) {
-        
     }
     /// Room appeared that is not of one flow (for example another flow's buffers came home): offer what waits, for all flows
     /// that were refused room, and let peers try again at once.
-    pub fn handle_pool_room(&mut self, now: Instant, payload: &mut impl Payload) {
-        
-    }
+    pub fn handle_pool_room(&mut self, now: Instant, payload: &mut impl Payload) {}
     /// Starts a connection to the listener of `port` at `to`. The outcome is an event.
     pub fn connect(
         &mut self,
@@ -145,21 +138,15 @@ impl Endpoint {
         Err(SendError::UnknownFlow)
     }
     /// Closes in order: everything sent is delivered first. Ends with `Finished` or `Reset`. Nothing more is delivered to us.
-    pub fn close(&mut self, now: Instant, flow: FlowId, payload: &mut impl Payload) {
-        
-    }
+    pub fn close(&mut self, now: Instant, flow: FlowId, payload: &mut impl Payload) {}
     /// Ends at once and tells the peer why. No event follows; reserved room is discarded before the call returns.
-    pub fn reset(&mut self, now: Instant, flow: FlowId, reason: Reason, payload: &mut impl Payload) {
-        
-    }
+    pub fn reset(&mut self, now: Instant, flow: FlowId, reason: Reason, payload: &mut impl Payload) {}
     /// The next datagram to send, if window and pacing allow one now. `size_limit` bytes is what the driver lends.
     pub fn poll_transmit(&mut self, now: Instant) -> Option<Transmit> {
         None
     }
     /// Writes the header of the datagram that the last `poll_transmit` returned into `out`, `header_len` bytes.
-    pub fn emit_header(&self, out: &mut [u8]) {
-        
-    }
+    pub fn emit_header(&self, out: &mut [u8]) {}
     /// The messages of the bundle that the last `poll_transmit` returned, in order, with their lengths.
     pub fn bundle(&self) -> &[(TxHandle, u16)] {
         &[]

@@ -9,7 +9,7 @@ use std::collections::VecDeque;
 pub(super) const NIL: u32 = u32::MAX;
 
 /// A flow's place in its channel's table.
-#[derive(Clone, Copy, PartialEq, Eq, Debug, Hash)]
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Hash, Default)]
 pub struct FlowSlot(u16);
 
 impl FlowSlot {
@@ -133,6 +133,11 @@ impl Flows {
     #[inline]
     pub(super) fn look(&self, slot: FlowSlot) -> &Flow {
         &self.slots[slot.index()]
+    }
+
+    /// The flow at a place that may have been freed since it was recorded.
+    pub(super) fn find(&self, slot: FlowSlot) -> Option<&Flow> {
+        self.slots.get(slot.index()).filter(|flow| flow.used)
     }
 
     /// The name of a flow on the rings: place in the low half, generation in the high half.

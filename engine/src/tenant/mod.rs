@@ -161,6 +161,11 @@ impl Tenant {
         self.flows.look(slot)
     }
 
+    /// A flow that may have been freed since it was recorded.
+    pub fn find(&self, slot: FlowSlot) -> Option<&Flow> {
+        self.flows.find(slot)
+    }
+
     /// Every flow.
     pub fn flows(&self) -> impl Iterator<Item = (FlowSlot, &Flow)> {
         self.flows.iter()
