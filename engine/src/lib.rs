@@ -2,6 +2,7 @@
 
 pub mod clock;
 pub mod config;
+pub mod controller;
 pub mod counters;
 pub mod driver;
 pub mod host;
@@ -9,6 +10,7 @@ pub mod idle;
 pub mod mailbox;
 pub mod proto;
 mod relay;
+pub mod sidecar;
 pub mod status;
 pub mod sys;
 pub mod tenant;

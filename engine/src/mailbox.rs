@@ -53,7 +53,7 @@ pub enum Command {
     },
 }
 
-/// Engine to controller.
+/// Engine, or the sidecar as a whole, to controller.
 #[derive(Debug)]
 pub enum Notice {
     /// A channel is no more.
@@ -63,6 +63,17 @@ pub enum Notice {
         /// The rule that its application broke, if that was the reason.
         fault: Option<PeerFault>,
     },
+    /// A listener takes flows from now on.
+    Listening {
+        /// Its channel.
+        channel: u64,
+        /// Its name.
+        listener: u32,
+    },
+    /// The sidecar begins to end: no more channels and listeners.
+    ShuttingDown,
+    /// The controller ends.
+    Stop,
     /// What an engine does.
     Status {
         /// From the request.

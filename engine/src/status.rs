@@ -18,6 +18,8 @@ pub struct Status {
     pub address: String,
     /// Its network path.
     pub driver: String,
+    /// What its control socket counted, by name.
+    pub controller: BTreeMap<String, u64>,
     /// Its engines; one that did not answer in time is missing.
     pub engines: Vec<EngineStatus>,
 }

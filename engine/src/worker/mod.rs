@@ -165,6 +165,7 @@ impl<D: Driver> Worker<D> {
             }
             Command::Listen { channel, port, listener, backlog } => {
                 self.host.listen(channel, port, listener, backlog);
+                self.notices.send(Notice::Listening { channel, listener });
             }
             Command::Unlisten { listener } => self.unlisten(now, listener),
             Command::Status { token } => {
