@@ -3,7 +3,10 @@
 use crate::tenant::{Bells, Identity, Tenant};
 use machnet_client::control::{DoorbellKind, FailureCode, OLDEST_VERSION, VERSION};
 use machnet_client::shm::Geometry;
+use machnet_client::shm::atomic::Ordering;
+use machnet_client::shm::layout::MAGIC;
 use machnet_client::shm::region::{self, Mapping, Write};
+use machnet_client::shm::ring::WritableMemory;
 use machnet_client::socket;
 use std::io;
 use std::os::fd::OwnedFd;
@@ -44,6 +47,7 @@ impl PendingAttach {
         let application_region = region::create(c"machnet-application", geometry.application_bytes())?;
         let engine_region = region::create(c"machnet-engine", geometry.engine_bytes())?;
         let ours = Mapping::writable(&engine_region, geometry.engine_bytes())?;
+        write_header(&ours);
         let mut given = vec![application_region.try_clone()?, region::read_only(&engine_region)?];
         let bells = match doorbell {
             DoorbellKind::Pipe => {
@@ -76,4 +80,11 @@ impl PendingAttach {
     pub(super) fn channel(&self) -> u64 {
         self.identity.channel
     }
+}
+
+/// Magic and version for the application's eyes, the magic last: what it marks is complete.
+fn write_header(ours: &Mapping<Write>) {
+    let words = ours.words_mut::<2>(0);
+    words[1].store(u64::from(VERSION), Ordering::Relaxed);
+    words[0].store(MAGIC, Ordering::Release);
 }

@@ -244,7 +244,7 @@ impl Controller {
             serde_json::to_string(&status).unwrap_or_else(|error| format!("{{\"error\":\"{error}\"}}"));
         let mut rest = text.as_str();
         while !rest.is_empty() {
-            let (piece, after) = rest.split_at(rest.floor_char_boundary(MAX_TEXT));
+            let (piece, after) = rest.split_at(boundary(rest, MAX_TEXT));
             rest = after;
             let reply = Reply::StatusText { last: rest.is_empty(), text: piece.to_owned() };
             self.reply(gathering.connection, &reply);
@@ -260,5 +260,10 @@ fn self_deadline(state: &State) -> crate::proto::time::Instant {
 }
 
 fn shortened(name: &str) -> String {
-    name[..name.floor_char_boundary(MAX_NAME)].to_owned()
+    name[..boundary(name, MAX_NAME)].to_owned()
+}
+
+/// The last boundary between two characters that is not beyond `most` bytes.
+fn boundary(text: &str, most: usize) -> usize {
+    (0..=most.min(text.len())).rev().find(|&at| text.is_char_boundary(at)).unwrap_or(0)
 }
