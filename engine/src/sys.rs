@@ -6,6 +6,8 @@ use std::os::fd::{AsRawFd, BorrowedFd, FromRawFd, OwnedFd};
 
 /// Most events that one call of [`Epoll::wait`] hands over.
 pub const EVENT_BURST: usize = 64;
+const EVENT_ROOM: libc::c_int = 64;
+const _: () = assert!(EVENT_ROOM.cast_unsigned() as usize == EVENT_BURST);
 
 fn check(result: libc::c_int) -> io::Result<libc::c_int> {
     if result < 0 { Err(io::Error::last_os_error()) } else { Ok(result) }
@@ -117,8 +119,7 @@ impl Epoll {
     ) -> io::Result<usize> {
         // SAFETY: `events` has room for EVENT_BURST events.
         let got = unsafe {
-            let room = EVENT_BURST as libc::c_int;
-            libc::epoll_wait(self.descriptor.as_raw_fd(), events.as_mut_ptr(), room, timeout_ms)
+            libc::epoll_wait(self.descriptor.as_raw_fd(), events.as_mut_ptr(), EVENT_ROOM, timeout_ms)
         };
         usize::try_from(got).map_err(|_| io::Error::last_os_error())
     }
@@ -142,7 +143,7 @@ impl Epoll {
                     libc::SYS_epoll_pwait2,
                     self.descriptor.as_raw_fd(),
                     events.as_mut_ptr(),
-                    EVENT_BURST as libc::c_int,
+                    EVENT_ROOM,
                     span,
                     std::ptr::null::<libc::sigset_t>(),
                     0_usize,

@@ -27,10 +27,10 @@ impl<D: Driver> Worker<D> {
             }
             driver.commit(len);
         }
-        if sent > 0 || self.driver.is_transmit_pending() {
-            if let Err(error) = self.driver.flush() {
-                self.path_failed(&error);
-            }
+        if (sent > 0 || self.driver.is_transmit_pending())
+            && let Err(error) = self.driver.flush()
+        {
+            self.path_failed(&error);
         }
         sent
     }
