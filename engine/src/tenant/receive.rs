@@ -182,7 +182,7 @@ impl Tenant {
         if self.events.is_empty() && self.receive_ring.free(&*self.theirs, 1)? > 0 {
             return Ok(true);
         }
-        self.starved = true;
+        (self.starved, self.ring_full) = (true, true);
         Ok(false)
     }
 
@@ -246,10 +246,15 @@ impl Tenant {
 
     /// A connect failed: the application never learned the flow's name, so its place is free at once.
     pub fn fail_connect(&mut self, slot: FlowSlot, request: u32, reason: u16) {
+        self.abandon(slot);
+        self.refuse_connect(request, reason);
+    }
+
+    /// Frees a flow whose name the application never learned.
+    pub fn abandon(&mut self, slot: FlowSlot) {
         self.flows.at(slot).link = Link::Ended;
         let released = self.flows.release(slot);
-        debug_assert!(released.is_ok(), "an ended flow can be released");
-        self.refuse_connect(request, reason);
+        assert!(released.is_ok(), "an ended flow can be released");
     }
 
     /// A connect failed before there was a flow.
@@ -340,9 +345,14 @@ impl Tenant {
         false
     }
 
-    /// A ring that was full has room again: what was refused may be offered. One look at the application's head.
+    /// A ring that was full has room again: what was refused may be offered. One look at the application's head. Asking
+    /// clears it.
     pub fn ring_drained(&mut self) -> Result<bool, PeerFault> {
         let slots = self.geometry.receive_slots;
-        Ok(self.starved && self.events.is_empty() && self.receive_ring.free(&*self.theirs, slots)? > 0)
+        if !self.ring_full || !self.events.is_empty() || self.receive_ring.free(&*self.theirs, slots)? == 0 {
+            return Ok(false);
+        }
+        (self.ring_full, self.starved) = (false, false);
+        Ok(true)
     }
 }
