@@ -5,5 +5,7 @@ pub mod config;
 pub mod counters;
 pub mod driver;
 pub mod proto;
+pub mod sidecar;
+pub mod status;
 pub mod tenant;
 pub mod wire;

@@ -115,7 +115,9 @@ impl From<machnet_client::Error> for Failure {
             | E::AttachRefused { .. }
             | E::NoEngine { .. }
             | E::EngineLost => Exit::NoSidecar,
-            E::ConnectTimedOut { .. } | E::Refused { .. } | E::Busy { .. } | E::ConnectFailed { .. } => Exit::Peer,
+            E::ConnectTimedOut { .. } | E::Refused { .. } | E::Busy { .. } | E::ConnectFailed { .. } => {
+                Exit::Peer
+            }
             _ => Exit::Failed,
         };
         Self::new(exit, error.to_string())

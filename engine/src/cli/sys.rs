@@ -90,39 +90,17 @@ pub(crate) fn process_exists(pid: u32) -> bool {
     result == 0 || io::Error::last_os_error().raw_os_error() != Some(libc::ESRCH)
 }
 
-/// What to wait for on a descriptor.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub(crate) enum Interest {
-    Readable,
-    ReadableOrWritable,
-}
-
-/// Waits until a descriptor is ready (also: hung up) or `timeout` has passed; none: no limit. `false` after a timeout.
-pub(crate) fn poll(wanted: &[(BorrowedFd<'_>, Interest)], timeout: Option<Duration>) -> io::Result<bool> {
-    let mut entries: Vec<libc::pollfd> = wanted
-        .iter()
-        .map(|(descriptor, interest)| libc::pollfd {
-            fd: descriptor.as_raw_fd(),
-            events: match interest {
-                Interest::Readable => libc::POLLIN,
-                Interest::ReadableOrWritable => libc::POLLIN | libc::POLLOUT,
-            },
-            revents: 0,
-        })
-        .collect();
-    let limit = timeout.map(|timeout| libc::timespec {
+/// Waits until a socket can be read or written (also: hung up), at most `timeout`.
+pub(crate) fn wait_for_either(socket: BorrowedFd<'_>, timeout: Duration) -> io::Result<()> {
+    let mut entry = libc::pollfd { fd: socket.as_raw_fd(), events: libc::POLLIN | libc::POLLOUT, revents: 0 };
+    let limit = libc::timespec {
         tv_sec: i64::try_from(timeout.as_secs()).unwrap_or(i64::MAX),
         tv_nsec: i64::from(timeout.subsec_nanos()),
-    });
-    let limit_pointer = limit.as_ref().map_or(std::ptr::null(), |limit| &raw const *limit);
-    // SAFETY: `entries` and `limit` live through the call; a null limit means none, a null mask keeps the current one.
-    let result = unsafe {
-        libc::ppoll(entries.as_mut_ptr(), entries.len() as libc::nfds_t, limit_pointer, std::ptr::null())
     };
-    match check(result) {
-        Ok(ready) => Ok(ready > 0),
-        Err(error) if error.kind() == io::ErrorKind::Interrupted => Ok(false),
-        Err(error) => Err(error),
+    // SAFETY: `entry` and `limit` live through the call; a null mask keeps the current one.
+    match check(unsafe { libc::ppoll(&raw mut entry, 1, &raw const limit, std::ptr::null()) }) {
+        Err(error) if error.kind() != io::ErrorKind::Interrupted => Err(error),
+        Ok(_) | Err(_) => Ok(()),
     }
 }
 
@@ -136,7 +114,8 @@ pub(crate) fn receive(socket: BorrowedFd<'_>, buffer: &mut [u8], block: bool) ->
 
 /// Sends what the socket takes now of `head` and then `body`, in one call and without waiting.
 pub(crate) fn send_two(socket: BorrowedFd<'_>, head: &[u8], body: &[u8]) -> io::Result<usize> {
-    let part = |bytes: &[u8]| libc::iovec { iov_base: bytes.as_ptr().cast_mut().cast(), iov_len: bytes.len() };
+    let part =
+        |bytes: &[u8]| libc::iovec { iov_base: bytes.as_ptr().cast_mut().cast(), iov_len: bytes.len() };
     let mut parts = [part(head), part(body)];
     // SAFETY: all zeros is a valid msghdr; `parts` points to two slices that live through the call, which only reads them.
     let result = unsafe {

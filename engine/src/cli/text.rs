@@ -9,8 +9,8 @@ pub(crate) fn bytes(count: usize) -> String {
     const MEGA: usize = 1024 * 1024;
     match count {
         0 => "0 B".to_owned(),
-        _ if count % MEGA == 0 => format!("{} MiB", count / MEGA),
-        _ if count % KILO == 0 => format!("{} kB", count / KILO),
+        _ if count.is_multiple_of(MEGA) => format!("{} MiB", count / MEGA),
+        _ if count.is_multiple_of(KILO) => format!("{} kB", count / KILO),
         _ => format!("{count} B"),
     }
 }
@@ -149,7 +149,10 @@ mod tests {
         table.row(["machnet udp".to_owned(), "9 us".to_owned()]);
         table.gap();
         table.row(["TCP".to_owned(), "10.5 us".to_owned()]);
-        assert_eq!(table.render(), "  path             p50\n  machnet udp     9 us\n\n  TCP          10.5 us\n");
+        assert_eq!(
+            table.render(),
+            "  path             p50\n  machnet udp     9 us\n\n  TCP          10.5 us\n"
+        );
     }
 
     #[test]
