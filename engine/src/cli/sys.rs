@@ -90,9 +90,16 @@ pub(crate) fn process_exists(pid: u32) -> bool {
     result == 0 || io::Error::last_os_error().raw_os_error() != Some(libc::ESRCH)
 }
 
-/// Waits until a socket can be read or written (also: hung up), at most `timeout`.
-pub(crate) fn wait_for_either(socket: BorrowedFd<'_>, timeout: Duration) -> io::Result<()> {
-    let mut entry = libc::pollfd { fd: socket.as_raw_fd(), events: libc::POLLIN | libc::POLLOUT, revents: 0 };
+/// Asks the kernel to end the timed sleeps of the calling thread as exactly as it can, not up to 50 microseconds later.
+pub(crate) fn sleep_exactly() {
+    // SAFETY: prctl with integers. If it fails, sleeps stay as they are.
+    unsafe { libc::prctl(libc::PR_SET_TIMERSLACK, 1) };
+}
+
+/// Waits until a socket can be read (also: hung up) or, if so wanted, written, at most `timeout`.
+pub(crate) fn wait(socket: BorrowedFd<'_>, or_writable: bool, timeout: Duration) -> io::Result<()> {
+    let events = if or_writable { libc::POLLIN | libc::POLLOUT } else { libc::POLLIN };
+    let mut entry = libc::pollfd { fd: socket.as_raw_fd(), events, revents: 0 };
     let limit = libc::timespec {
         tv_sec: i64::try_from(timeout.as_secs()).unwrap_or(i64::MAX),
         tv_nsec: i64::from(timeout.subsec_nanos()),

@@ -6,7 +6,7 @@ use super::load::{self, Load, Measured, Pace};
 use super::summary::{Report, Summary, new_histogram};
 use super::{ClientArguments, DEFAULT_PORT, MAX_UDP_MESSAGE, Over};
 use crate::cli::peer::{Wait, resolve};
-use crate::cli::{Exit, Failure, Outcome, clock, complain, say, text};
+use crate::cli::{Exit, Failure, Outcome, clock, complain, say, sys, text};
 use std::io::{IsTerminal, Write};
 use std::net::SocketAddr;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
@@ -32,7 +32,10 @@ pub(super) fn run(arguments: &ClientArguments) -> Outcome {
             .map(|(index, link)| {
                 let load = load_of(arguments, index, count);
                 let progress = &progress;
-                scope.spawn(move || load::run(link.as_mut(), load, progress))
+                scope.spawn(move || {
+                    sys::sleep_exactly();
+                    load::run(link.as_mut(), load, progress)
+                })
             })
             .collect();
         let results: Vec<_> = workers.into_iter().map(|worker| worker.join()).collect();
@@ -97,7 +100,7 @@ fn load_of(arguments: &ClientArguments, index: usize, count: usize) -> Load {
         (None, None) => Some(DEFAULT_DURATION),
         (given, _) => given,
     };
-    Load { pace, warm_up: arguments.warm_up, count: arguments.count, duration }
+    Load { pace, spins: arguments.common.wait == Wait::Spin, warm_up: arguments.warm_up, count: arguments.count, duration }
 }
 
 fn add_up(arguments: &ClientArguments, peer: SocketAddr, all: &[Measured]) -> Report {

@@ -13,6 +13,8 @@ use std::time::Duration;
 pub(super) const LENGTH_BYTES: usize = 4;
 /// Bytes read at a time where messages are small.
 pub(super) const READ_BYTES: usize = 256 * 1024;
+/// Receive timeouts of sockets are rounded up to the kernel's ticks (4 ms and more); shorter ones need another way.
+const SHORT: Duration = Duration::from_millis(50);
 /// How long a connect may take, as Machnet has it by default.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(3);
 /// Bytes of the socket buffers of a UDP socket that are asked for; the kernel may give fewer.
@@ -26,6 +28,8 @@ pub(crate) struct TcpLink {
     spins: bool,
     /// The message being sent, and how many bytes of it, length included, are sent.
     sending: Option<(u64, usize)>,
+    /// A message that `receive` finished; `try_send` has not said so yet.
+    finished: Option<u64>,
     buffer: Vec<u8>,
     /// The part of `buffer` that was read and not used.
     filled: std::ops::Range<usize>,
@@ -46,7 +50,16 @@ impl TcpLink {
         stream.set_nodelay(true).map_err(failed)?;
         let buffer = vec![0; READ_BYTES.max(LENGTH_BYTES + size)];
         let content = Content::new(size);
-        Ok(Self { stream, content, spins, sending: None, buffer, filled: 0..0, timeout: None })
+        Ok(Self {
+            stream,
+            content,
+            spins,
+            sending: None,
+            finished: None,
+            buffer,
+            filled: 0..0,
+            timeout: None,
+        })
     }
 
     /// Goes on with the message being sent. `true`: it is out.
@@ -99,9 +112,14 @@ impl TcpLink {
         }
     }
 
+    /// Sleeps until something can be read, and reads it, or while a message is being sent until either way is open.
     fn wait_in_kernel(&mut self, patience: Duration) -> io::Result<()> {
         if self.sending.is_some() {
-            return sys::wait_for_either(self.stream.as_fd(), patience);
+            return sys::wait(self.stream.as_fd(), true, patience);
+        }
+        if patience < SHORT {
+            sys::wait(self.stream.as_fd(), false, patience)?;
+            return self.read(false);
         }
         // A blocking receive is one system call; poll and receive would be two.
         if self.timeout != Some(patience) {
@@ -114,6 +132,9 @@ impl TcpLink {
 
 impl Link for TcpLink {
     fn try_send(&mut self, number: u64) -> Outcome<bool> {
+        if self.finished.take() == Some(number) {
+            return Ok(true);
+        }
         if self.sending.is_none() {
             self.content.stamp(number);
             self.sending = Some((number, 0));
@@ -127,12 +148,18 @@ impl Link for TcpLink {
             if let Some(answer) = self.take() {
                 return Ok(Some(answer));
             }
-            self.go_on_sending()?;
+            if let Some((number, _)) = self.sending
+                && self.go_on_sending()?
+            {
+                // The caller must know that it is out before the answer comes.
+                self.finished = Some(number);
+                return Ok(None);
+            }
             let left = end.saturating_duration_since(clock::now());
             let result = if self.spins || left.is_zero() || self.sending.is_some() {
                 self.read(false)
             } else {
-                self.wait_in_kernel(patience)
+                self.wait_in_kernel(if patience < SHORT { left } else { patience })
             };
             match result {
                 Ok(()) => continue,
@@ -211,6 +238,10 @@ impl Link for UdpLink {
                     return Ok(answer);
                 }
             }
+        }
+        if patience < SHORT {
+            sys::wait(self.socket.as_fd(), false, patience).map_err(failed)?;
+            return self.receive_once(false);
         }
         if self.timeout != Some(patience) {
             self.socket.set_read_timeout(Some(patience)).map_err(failed)?;

@@ -26,13 +26,12 @@ const TAIL_LIMIT: Duration = Duration::from_secs(10);
 const CREDIT_PATIENCE: Duration = Duration::from_millis(1);
 /// Most unanswered messages that an open loop remembers on a path without credit.
 const OPEN_LOOP_LIMIT: usize = 65_536;
-/// The open loop sleeps only until so long before its next message, because sleepers wake up late.
-const EARLY: Duration = Duration::from_micros(150);
-
 /// How one connection is loaded.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Load {
     pub(crate) pace: Pace,
+    /// Whether an open loop spins until its next message is due.
+    pub(crate) spins: bool,
     /// Before this much time has passed nothing counts.
     pub(crate) warm_up: Duration,
     /// Messages to measure, if limited.
@@ -145,16 +144,19 @@ impl<L: Link + ?Sized> Run<'_, L> {
             if last_due.is_some_and(|last| next_due >= last) || count_ends(self) {
                 return self.await_tail();
             }
-            let until_due = next_due.saturating_duration_since(clock::now());
-            if is_blocked {
-                self.receive_all(CREDIT_PATIENCE)?;
-            } else if until_due > 2 * EARLY {
-                self.receive_all(until_due.saturating_sub(EARLY))?;
-            } else {
-                self.receive_all(Duration::ZERO)?;
-                std::thread::yield_now();
-            }
+            self.rest_until(next_due, is_blocked)?;
         }
+    }
+
+    /// Receives until the next message is due. The client wakes up a few microseconds late, and they count: messages wait for
+    /// a sleeping client as for a sleeping server. One that spins is on time, at the price of a processor.
+    fn rest_until(&mut self, next_due: Instant, is_blocked: bool) -> Outcome {
+        let patience = match is_blocked {
+            true => CREDIT_PATIENCE,
+            false if self.load.spins => Duration::ZERO,
+            false => next_due.saturating_duration_since(clock::now()),
+        };
+        self.receive_all(patience)
     }
 
     /// The slowest answers come last, and they are what is looked for.
@@ -311,7 +313,7 @@ mod tests {
     }
 
     fn load(pace: Pace, count: Option<u64>, duration: Option<Duration>) -> Load {
-        Load { pace, warm_up: Duration::ZERO, count, duration }
+        Load { pace, spins: false, warm_up: Duration::ZERO, count, duration }
     }
 
     #[test]
