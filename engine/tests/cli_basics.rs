@@ -1,4 +1,5 @@
 //! The command without a sidecar: help, usage, configuration, and what it says when nothing is there.
+#![allow(clippy::unwrap_used, reason = "a test")]
 
 mod cli_support;
 use cli_support::{Directory, finish, machnet, run};

@@ -1,4 +1,5 @@
 //! `machnet bench`: over a sidecar and over the kernel, closed and open loop.
+#![allow(clippy::unwrap_used, reason = "a test")]
 
 mod cli_support;
 use cli_support::{Directory, Running, Sidecar, run, signal};

@@ -1,4 +1,5 @@
 //! `machnet demo`: real processes, one table, nothing left behind.
+#![allow(clippy::unwrap_used, reason = "a test")]
 
 mod cli_support;
 use cli_support::{Running, eventually, is_alive, run, signal};

@@ -1,4 +1,5 @@
 //! `machnet up`, `status` and `ping` with real sidecars.
+#![allow(clippy::unwrap_used, reason = "a test")]
 
 mod cli_support;
 use cli_support::{
@@ -38,7 +39,7 @@ fn a_service_manager_is_told_when_the_sidecar_is_ready_and_when_it_stops() {
         machnet(&["up", "--no-config", "--socket", socket.to_str().unwrap(), "--address", &address]);
     command.env("NOTIFY_SOCKET", &path);
     let mut sidecar = Running::spawn(command);
-    let mut next = || {
+    let next = || {
         let mut buffer = [0; 256];
         let length = manager.recv(&mut buffer).unwrap();
         String::from_utf8_lossy(&buffer[..length]).into_owned()

@@ -11,10 +11,10 @@ use std::thread;
 use std::time::Duration;
 
 /// Nothing in these tests takes this long unless it hangs.
-pub const PATIENCE: Duration = Duration::from_secs(60);
+pub(crate) const PATIENCE: Duration = Duration::from_secs(60);
 
 /// The command with `arguments`, without settings from the environment of the test.
-pub fn machnet(arguments: &[&str]) -> Command {
+pub(crate) fn machnet(arguments: &[&str]) -> Command {
     let mut command = Command::new(env!("CARGO_BIN_EXE_machnet"));
     command.args(arguments).stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());
     for (name, _) in std::env::vars().filter(|(name, _)| name.starts_with("MACHNET_")) {
@@ -25,12 +25,12 @@ pub fn machnet(arguments: &[&str]) -> Command {
 }
 
 /// Runs to the end: exit code, standard output, standard error.
-pub fn run(arguments: &[&str]) -> (i32, String, String) {
+pub(crate) fn run(arguments: &[&str]) -> (i32, String, String) {
     finish(machnet(arguments))
 }
 
 /// Runs a prepared command to its end, which must come.
-pub fn finish(mut command: Command) -> (i32, String, String) {
+pub(crate) fn finish(mut command: Command) -> (i32, String, String) {
     let child = command.spawn().unwrap();
     let id = child.id();
     let (sender, receiver) = mpsc::channel();
@@ -50,19 +50,19 @@ fn text_of(output: Output) -> (i32, String, String) {
 }
 
 /// Sends a signal by the shell: the workspace has no `unsafe` outside its fences.
-pub fn signal(pid: u32, name: &str) {
+pub(crate) fn signal(pid: u32, name: &str) {
     let _ = Command::new("sh").args(["-c", &format!("kill -{name} {pid}")]).stderr(Stdio::null()).status();
 }
 
 /// Whether there is a process of that number that is more than an entry waiting for its parent.
-pub fn is_alive(pid: u32) -> bool {
+pub(crate) fn is_alive(pid: u32) -> bool {
     let state = std::fs::read_to_string(format!("/proc/{pid}/stat")).ok();
     let state = state.and_then(|stat| stat.rsplit(')').next().map(|rest| rest.trim_start().to_owned()));
     state.is_some_and(|state| !state.starts_with(['Z', 'X']))
 }
 
 /// Waits until `condition` holds.
-pub fn eventually(what: &str, mut condition: impl FnMut() -> bool) {
+pub(crate) fn eventually(what: &str, mut condition: impl FnMut() -> bool) {
     for _ in 0..PATIENCE.as_millis() / 20 {
         if condition() {
             return;
@@ -74,48 +74,48 @@ pub fn eventually(what: &str, mut condition: impl FnMut() -> bool) {
 
 /// A process that is killed when the test ends, however it ends.
 #[derive(Debug)]
-pub struct Running {
-    pub child: Child,
+pub(crate) struct Running {
+    pub(crate) child: Child,
     lines: Receiver<String>,
     errors: Receiver<String>,
 }
 
 impl Running {
-    pub fn start(arguments: &[&str]) -> Self {
+    pub(crate) fn start(arguments: &[&str]) -> Self {
         Self::spawn(machnet(arguments))
     }
 
-    pub fn spawn(mut command: Command) -> Self {
+    pub(crate) fn spawn(mut command: Command) -> Self {
         let mut child = command.spawn().unwrap();
         let lines = lines_of(child.stdout.take().unwrap());
         let errors = lines_of(child.stderr.take().unwrap());
         Self { child, lines, errors }
     }
 
-    pub fn pid(&self) -> u32 {
+    pub(crate) fn pid(&self) -> u32 {
         self.child.id()
     }
 
     /// The next line of its standard output. If there is none, what it said on standard error fails the test.
-    pub fn line(&mut self) -> String {
+    pub(crate) fn line(&mut self) -> String {
         self.lines.recv_timeout(PATIENCE).unwrap_or_else(|_| panic!("no line; it said: {}", self.said()))
     }
 
     /// The next line of its standard error.
-    pub fn error_line(&mut self) -> String {
+    pub(crate) fn error_line(&mut self) -> String {
         self.errors
             .recv_timeout(PATIENCE)
             .unwrap_or_else(|_| panic!("it said nothing more on standard error"))
     }
 
     /// What is left of its standard error, until it ends.
-    pub fn said(&mut self) -> String {
+    pub(crate) fn said(&mut self) -> String {
         let _ = self.child.kill();
         self.errors.iter().collect::<Vec<_>>().join("\n")
     }
 
     /// The rest of its standard output, until it ends.
-    pub fn rest(&mut self) -> String {
+    pub(crate) fn rest(&mut self) -> String {
         let mut rest = Vec::new();
         while let Ok(line) = self.lines.recv_timeout(PATIENCE) {
             rest.push(line);
@@ -124,7 +124,7 @@ impl Running {
     }
 
     /// Waits for its end, which must come.
-    pub fn end(&mut self) -> ExitStatus {
+    pub(crate) fn end(&mut self) -> ExitStatus {
         for _ in 0..PATIENCE.as_millis() / 10 {
             if let Some(status) = self.child.try_wait().unwrap() {
                 return status;
@@ -156,17 +156,17 @@ fn lines_of(stream: impl Read + Send + 'static) -> Receiver<String> {
 
 /// A directory that goes with the test.
 #[derive(Debug)]
-pub struct Directory(pub PathBuf);
+pub(crate) struct Directory(pub(crate) PathBuf);
 
 impl Directory {
-    pub fn new(name: &str) -> Self {
+    pub(crate) fn new(name: &str) -> Self {
         let path = std::env::temp_dir().join(format!("machnet-test-{}-{name}", std::process::id()));
         let _ = std::fs::remove_dir_all(&path);
         std::fs::create_dir_all(&path).unwrap();
         Self(path)
     }
 
-    pub fn file(&self, name: &str, text: &str) -> String {
+    pub(crate) fn file(&self, name: &str, text: &str) -> String {
         let path = self.0.join(name);
         std::fs::write(&path, text).unwrap();
         path.to_str().unwrap().to_owned()
@@ -182,27 +182,27 @@ impl Drop for Directory {
 static NEXT_HOST: AtomicU8 = AtomicU8::new(1);
 
 /// A loopback address that no other test uses now: Linux answers for all of 127.0.0.0/8.
-pub fn fresh_address() -> IpAddr {
-    let [high, low, ..] = (std::process::id() & 0xffff).to_le_bytes();
+pub(crate) fn fresh_address() -> IpAddr {
+    let part = |number: u32| u8::try_from(number % 250 + 1).unwrap();
     let host = NEXT_HOST.fetch_add(1, Ordering::Relaxed);
-    IpAddr::V4(Ipv4Addr::new(127, high | 1, low, host))
+    IpAddr::V4(Ipv4Addr::new(127, part(std::process::id() / 250), part(std::process::id()), host))
 }
 
 /// A sidecar of its own, with its socket in `directory`.
 #[derive(Debug)]
-pub struct Sidecar {
-    pub process: Running,
-    pub socket: String,
-    pub address: String,
-    pub first_line: String,
+pub(crate) struct Sidecar {
+    pub(crate) process: Running,
+    pub(crate) socket: String,
+    pub(crate) address: String,
+    pub(crate) first_line: String,
 }
 
 impl Sidecar {
-    pub fn start(directory: &Directory, name: &str) -> Self {
+    pub(crate) fn start(directory: &Directory, name: &str) -> Self {
         Self::start_with(directory, name, &[])
     }
 
-    pub fn start_with(directory: &Directory, name: &str, more: &[&str]) -> Self {
+    pub(crate) fn start_with(directory: &Directory, name: &str, more: &[&str]) -> Self {
         let socket = directory.0.join(format!("{name}.sock")).to_str().unwrap().to_owned();
         let address = fresh_address().to_string();
         let arguments = ["up", "--no-config", "--socket", &socket, "--address", &address];
@@ -211,7 +211,7 @@ impl Sidecar {
         Self { process, socket, address, first_line }
     }
 
-    pub fn socket_exists(&self) -> bool {
+    pub(crate) fn socket_exists(&self) -> bool {
         Path::new(&self.socket).exists()
     }
 }

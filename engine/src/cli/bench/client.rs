@@ -100,7 +100,13 @@ fn load_of(arguments: &ClientArguments, index: usize, count: usize) -> Load {
         (None, None) => Some(DEFAULT_DURATION),
         (given, _) => given,
     };
-    Load { pace, spins: arguments.common.wait == Wait::Spin, warm_up: arguments.warm_up, count: arguments.count, duration }
+    Load {
+        pace,
+        spins: arguments.common.wait == Wait::Spin,
+        warm_up: arguments.warm_up,
+        count: arguments.count,
+        duration,
+    }
 }
 
 fn add_up(arguments: &ClientArguments, peer: SocketAddr, all: &[Measured]) -> Report {

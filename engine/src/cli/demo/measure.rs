@@ -48,8 +48,10 @@ pub(crate) fn measure(plan: Plan) -> Outcome<Results> {
 
 impl Stage {
     fn set(plan: Plan) -> Outcome<Self> {
+        // The family watches for Ctrl-C before there is anything to clean up, and ends before its place does.
+        let watched = Family::new()?;
         let place = Place::new()?;
-        let mut family = Family::new()?;
+        let mut family = watched;
         let port = free_udp_port()?.to_string();
         let sockets = [place.socket(0), place.socket(1)];
         for ((socket, address), name) in
