@@ -383,3 +383,9 @@ pub fn ring_quietly(bell: BorrowedFd<'_>, is_socket: bool) -> Ring {
         result
     }
 }
+
+/// The user whose rights this process has.
+pub fn effective_user() -> u32 {
+    // SAFETY: no arguments, cannot fail.
+    unsafe { libc::geteuid() }
+}
