@@ -117,7 +117,7 @@ fn set_errno(number: i32) {
 
 /// The one way to an InvalidArgument.
 pub(crate) fn invalid(what: &'static str) -> Error {
-    Error::InvalidArgument { what }
+    Error::InvalidArgument { what: what.to_owned() }
 }
 
 /// A handle from C as a reference.

@@ -73,26 +73,53 @@ pub(crate) fn code_of(error: &Error) -> i32 {
     error.code()
 }
 
-/// The status of a code, if it is one.
-fn status_of(code: i32) -> Option<MachnetStatus> {
-    ALL.iter().copied().find(|status| *status as i32 == code)
+impl MachnetStatus {
+    /// The status of a code, if it is one.
+    pub fn of_code(code: i32) -> Option<Self> {
+        ALL.iter().copied().find(|status| *status as i32 == code)
+    }
 }
 
 /// Every status, in the order of its number.
 const ALL: [MachnetStatus; 29] = {
     use MachnetStatus::*;
     [
-        Ok, NoSidecar, SocketPermission, Version, AttachRefused, NoEngine, EngineLost, WouldBlock, TimedOut,
-        AddressNotLocal, AddressInUse, ListenRefused, ConnectTimedOut, Refused, Busy, ConnectFailed, UnknownFlow,
-        Closed, Reset, MessageTooLarge, EmptyMessage, BufferTooSmall, WrongMode, Forked, InvalidArgument,
-        TooManyFlows, SidecarBroken, Io, Internal,
+        Ok,
+        NoSidecar,
+        SocketPermission,
+        Version,
+        AttachRefused,
+        NoEngine,
+        EngineLost,
+        WouldBlock,
+        TimedOut,
+        AddressNotLocal,
+        AddressInUse,
+        ListenRefused,
+        ConnectTimedOut,
+        Refused,
+        Busy,
+        ConnectFailed,
+        UnknownFlow,
+        Closed,
+        Reset,
+        MessageTooLarge,
+        EmptyMessage,
+        BufferTooSmall,
+        WrongMode,
+        Forked,
+        InvalidArgument,
+        TooManyFlows,
+        SidecarBroken,
+        Io,
+        Internal,
     ]
 };
 
 /// One sentence for a code; never fails.
 pub(crate) fn text_of(code: i32) -> &'static CStr {
     use MachnetStatus as S;
-    let Some(status) = status_of(code) else { return c"unknown machnet status code" };
+    let Some(status) = MachnetStatus::of_code(code) else { return c"unknown machnet status code" };
     match status {
         S::Ok => c"success",
         S::NoSidecar => c"no sidecar answers; start one with `machnet up`",
@@ -137,7 +164,7 @@ pub(crate) fn errno_of(error: &Error) -> i32 {
 /// The errno nearest in meaning to a code; 0 for 0.
 pub(crate) fn errno_of_code(code: i32) -> i32 {
     use MachnetStatus as S;
-    match status_of(code).unwrap_or(S::Internal) {
+    match MachnetStatus::of_code(code).unwrap_or(S::Internal) {
         S::Ok => 0,
         S::NoSidecar => libc::ENOENT,
         S::SocketPermission => libc::EACCES,
