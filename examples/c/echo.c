@@ -38,7 +38,8 @@ static void *serve(void *argument) {
   return NULL;
 }
 
-static int server(machnet_channel_t *channel, const char *address, uint16_t port) {
+/* Never returns: accepts flows until the program is ended. */
+static void server(machnet_channel_t *channel, const char *address, uint16_t port) {
   machnet_listener_t *listener;
   machnet_flow_handle_t *flow;
   check(machnet_listener_open(channel, address, port, 0, &listener), "listen");
@@ -93,7 +94,8 @@ int main(int argc, char **argv) {
 
   check(machnet_attach_with(NULL, &channel), "attach");
   if (strcmp(argv[1], "server") == 0) {
-    result = server(channel, address, port);
+    server(channel, address, port);
+    result = 0;
   } else if (strcmp(argv[1], "client") == 0) {
     size_t size = argc > 3 ? strtoul(argv[3], NULL, 10) : 64;
     result = client(channel, address, port, size, argc > 4 ? strtoul(argv[4], NULL, 10) : 10);

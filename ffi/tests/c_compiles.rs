@@ -1,6 +1,8 @@
 //! The headers compile as C11 and as C++, the layouts are the documented ones, and C programs link and run against the shared and
 //! the static library. Without a C compiler these tests say so and do nothing.
 
+#![allow(clippy::unwrap_used, reason = "a helper of a test fails the test")]
+
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
@@ -67,7 +69,9 @@ fn program(compiler: &str, source: &str, library: &str) -> PathBuf {
 #[test]
 fn header_and_programs_compile_as_c11() {
     let Some(cc) = compiler("CC", "cc") else { return };
-    for source in ["tests/c/layout.c", "tests/c/nulls.c", "tests/c/compat.c", "../examples/c/echo.c"] {
+    for source in
+        ["tests/c/layout.c", "tests/c/nulls.c", "tests/c/compat.c", "tests/c/flows.c", "../examples/c/echo.c"]
+    {
         compile(&cc, &["-std=c11"], &package().join(source));
     }
 }
