@@ -22,3 +22,6 @@ pub use options::{
 pub use shm::Geometry;
 pub use shm::ring::PeerFault;
 pub use wait::WaitPolicy;
+
+/// Flows that wait to be accepted at most, unless `listen` is told otherwise.
+pub const DEFAULT_BACKLOG: u32 = 128;

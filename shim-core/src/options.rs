@@ -101,7 +101,7 @@ impl AttachOptions {
     /// [`Error::NoSidecar`], [`Error::SocketPermission`], [`Error::Version`], [`Error::AttachRefused`],
     /// [`Error::NoEngine`], [`Error::TimedOut`] after 5 s, [`Error::InvalidArgument`] for impossible sizes.
     pub fn attach(self) -> Result<Attachment> {
-        Attachment::new(self.attach_channel()?)
+        Ok(Attachment::new(self.attach_channel()?))
     }
 
     /// Attaches; the handle is for one thread at a time and takes no lock.
