@@ -24,7 +24,7 @@ export MACHNET_SKIPPED_LIST="$PWD/$logs/skipped-at-run-time"
 
 # ---- the steps: cheapest first; each reuses what the ones before it built -----------------------------------------------
 
-steps=(setup scripts fmt clippy docs deny tests doctests c-header loom hostile sim)
+steps=(setup scripts fmt clippy docs deny tests doctests c-header loom hostile sim release)
 
 step_setup() { ci/setup.sh; }
 
@@ -77,10 +77,25 @@ step_hostile() {
 
 step_sim() { run_script ci/sim.sh "$sim_runs"; }
 
+# What a person builds and installs, without asking for any of it twice: README.md's commands stand here as they stand there.
+step_release() {
+    make build || return 1
+    local root="$PWD/$target_dir/install-root" file
+    [ "${target_dir#/}" != "$target_dir" ] && root="$target_dir/install-root"
+    rm -rf "$root"
+    make --no-print-directory install DESTDIR="$root" || return 1
+    for file in bin/machnet lib/libmachnet.so lib/libmachnet.a include/machnet.h; do
+        [ -s "$root/usr/local/$file" ] || { echo "make install did not install $file" && return 1; }
+    done
+    "$root/usr/local/bin/machnet" --version || return 1
+    make --no-print-directory uninstall DESTDIR="$root" || return 1
+    [ -z "$(find "$root" -type f)" ] || { find "$root" -type f && echo "make uninstall left these" && return 1; }
+}
+
 # Upper bounds against hangs, in seconds, far above what a step takes on two slow cores.
 limit_of() {
     case "$1" in
-        setup | tests | sim) echo 1500 ;;
+        setup | tests | sim | release) echo 1500 ;;
         clippy | docs | doctests | loom | hostile) echo 900 ;;
         *) echo 300 ;;
     esac

@@ -18,11 +18,14 @@ use std::fs;
 use std::io::Read;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
-/// Longest that one command of the README may take, and longest that a sidecar may take to answer.
-const COMMAND_LIMIT: Duration = Duration::from_secs(180);
-const START_LIMIT: Duration = Duration::from_secs(20);
+/// How often it is looked whether a command has ended.
+const POLL: Duration = Duration::from_millis(10);
+/// Looks at one command of the README before it counts as hung: three minutes.
+const COMMAND_POLLS: u32 = 18_000;
+/// Times that a command is tried while what was started before it does not answer yet.
+const START_TRIES: u32 = 50;
 
 /// A fenced block of the page.
 struct Block {
@@ -122,7 +125,7 @@ impl Machines {
 
     fn run(&self, machine: &str, script: &str) -> String {
         let child = self.shell(machine, script).stderr(Stdio::piped()).spawn().expect("there is a shell");
-        let (ok, text) = finish(child, COMMAND_LIMIT);
+        let (ok, text) = finish(child);
         assert!(ok, "on machine {machine}:\n{script}\n{text}");
         text
     }
@@ -139,17 +142,18 @@ impl Machines {
 
     /// Tries `script` until it succeeds: what was started a moment ago may not answer yet.
     fn run_soon(&mut self, machine: &str, script: &str) -> String {
-        let deadline = Instant::now() + START_LIMIT;
-        loop {
+        let mut last = String::new();
+        for _ in 0..START_TRIES {
             let child = self.shell(machine, script).stderr(Stdio::piped()).spawn().expect("there is a shell");
-            let (ok, text) = finish(child, COMMAND_LIMIT);
+            let (ok, text) = finish(child);
             if ok {
                 return text;
             }
             self.assert_background_lives();
-            assert!(Instant::now() < deadline, "on machine {machine}:\n{script}\n{text}");
-            std::thread::sleep(Duration::from_millis(100));
+            last = text;
+            std::thread::sleep(10 * POLL);
         }
+        panic!("on machine {machine}:\n{script}\n{last}");
     }
 
     fn assert_background_lives(&mut self) {
@@ -170,7 +174,7 @@ impl Drop for Machines {
 }
 
 /// Waits for the end of a child with both outputs piped; says whether it succeeded, and what it wrote.
-fn finish(mut child: Child, limit: Duration) -> (bool, String) {
+fn finish(mut child: Child) -> (bool, String) {
     let mut pipes: Vec<Box<dyn Read + Send>> = Vec::new();
     pipes.extend(child.stdout.take().map(|pipe| Box::new(pipe) as Box<dyn Read + Send>));
     pipes.extend(child.stderr.take().map(|pipe| Box::new(pipe) as Box<dyn Read + Send>));
@@ -184,18 +188,18 @@ fn finish(mut child: Child, limit: Duration) -> (bool, String) {
             })
         })
         .collect();
-    let deadline = Instant::now() + limit;
-    let status = loop {
-        if let Some(status) = child.try_wait().expect("our own child can be waited for") {
-            break Some(status);
+    let mut status = None;
+    for _ in 0..COMMAND_POLLS {
+        status = child.try_wait().expect("our own child can be waited for");
+        if status.is_some() {
+            break;
         }
-        if Instant::now() >= deadline {
-            let _ = child.kill();
-            let _ = child.wait();
-            break None;
-        }
-        std::thread::sleep(Duration::from_millis(10));
-    };
+        std::thread::sleep(POLL);
+    }
+    if status.is_none() {
+        let _ = child.kill();
+        let _ = child.wait();
+    }
     let text: String = readers.into_iter().filter_map(|reader| reader.join().ok()).collect();
     (status.is_some_and(|status| status.success()), text)
 }
@@ -267,7 +271,7 @@ fn build_rust(folder: &Path, page: &[Block], server: &str, client: &str) -> Path
         .stderr(Stdio::piped())
         .spawn()
         .expect("there is a cargo");
-    let (ok, text) = finish(cargo, COMMAND_LIMIT);
+    let (ok, text) = finish(cargo);
     assert!(ok, "the Rust programs of README.md do not compile:\n{text}");
     target.join("debug")
 }
@@ -286,7 +290,7 @@ fn build_c(folder: &Path, source: &str) -> PathBuf {
         .stderr(Stdio::piped())
         .spawn()
         .expect("there is a cargo");
-    let (ok, text) = finish(cargo, COMMAND_LIMIT);
+    let (ok, text) = finish(cargo);
     assert!(ok, "libmachnet does not build:\n{text}");
     let compiler = Command::new("cc")
         .args(["-std=c11", "-Wall", "-Wextra", "-Werror", "-pedantic", "-o"])
@@ -299,7 +303,7 @@ fn build_c(folder: &Path, source: &str) -> PathBuf {
         .stderr(Stdio::piped())
         .spawn()
         .expect("there is a C compiler");
-    let (ok, text) = finish(compiler, COMMAND_LIMIT);
+    let (ok, text) = finish(compiler);
     assert!(ok, "the C program of README.md does not compile:\n{text}");
     program
 }
