@@ -8,6 +8,6 @@ export PATH
 target_dir="${CARGO_TARGET_DIR:-target}"
 
 # Tools that the tests need and no distribution has, one folder per version.
-tools_dir="${MACHNET_TOOLS:-${XDG_CACHE_HOME:-$HOME/.cache}/machnet-tools}"
+tools_dir="${CI_TOOLS_DIR:-${XDG_CACHE_HOME:-$HOME/.cache}/machnet-tools}"
 cargo_deny_version=0.20.2
 cargo_deny="$tools_dir/cargo-deny-$cargo_deny_version/bin/cargo-deny"

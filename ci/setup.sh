@@ -65,8 +65,8 @@ cargo fetch --locked --quiet
 
 if [ -x "$cargo_deny" ]; then
     "$cargo_deny" --version
-elif [ "${MACHNET_NO_CARGO_DENY:-}" = 1 ]; then
-    echo "cargo-deny is not installed: MACHNET_NO_CARGO_DENY=1"
+elif [ "${NO_CARGO_DENY:-}" = 1 ]; then
+    echo "cargo-deny is not installed: NO_CARGO_DENY=1"
 else
     echo "building cargo-deny $cargo_deny_version into $tools_dir (once; some minutes)"
     # Unoptimised builds in a third of the time, and it runs for a second. Should it fail, the step that needs it says so.

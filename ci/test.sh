@@ -8,7 +8,7 @@
 # A step that fails does not keep the others from running, but the exit code is then 1. The last line counts tests (a step
 # that runs none counts as one): N passed, N failed, N skipped. Whatever was skipped is named with its reason before it.
 #
-# Knobs: SIM_RUNS (seeds of the simulator), SIM_SEED (its first), HOSTILE_ROUNDS, CARGO_TARGET_DIR, MACHNET_TOOLS.
+# Knobs: SIM_RUNS (seeds of the simulator), SIM_SEED (its first), HOSTILE_ROUNDS, CARGO_TARGET_DIR, CI_TOOLS_DIR.
 set -uo pipefail
 cd "$(dirname "$0")/.."
 . ci/common.sh
@@ -19,8 +19,8 @@ hostile_rounds="${HOSTILE_ROUNDS:-10000}"
 logs="$target_dir/ci-logs"
 mkdir -p "$logs"
 # A test that finds at run time that it cannot run here appends a line "its_name: reason" to this file and passes.
-export MACHNET_SKIPPED_LIST="$PWD/$logs/skipped-at-run-time"
-[ "${logs#/}" != "$logs" ] && MACHNET_SKIPPED_LIST="$logs/skipped-at-run-time"
+export SKIPPED_TESTS_LIST="$PWD/$logs/skipped-at-run-time"
+[ "${logs#/}" != "$logs" ] && SKIPPED_TESTS_LIST="$logs/skipped-at-run-time"
 
 # ---- the steps: cheapest first; each reuses what the ones before it built -----------------------------------------------
 
@@ -144,7 +144,7 @@ count_tests() {
 passed=0 failed=0 skipped=0
 summary=() failures=() skips=()
 rm -f "$logs/also-skipped"
-: >"$MACHNET_SKIPPED_LIST"
+: >"$SKIPPED_TESTS_LIST"
 for step in "${steps[@]}"; do
     echo
     echo "==== $step"
@@ -178,7 +178,7 @@ done
 while read -r line; do
     passed=$((passed - 1)) skipped=$((skipped + 1))
     skips+=("tests: $line")
-done < <(sort -u "$MACHNET_SKIPPED_LIST")
+done < <(sort -u "$SKIPPED_TESTS_LIST")
 if [ -e "$logs/also-skipped" ]; then
     while read -r line; do
         skipped=$((skipped + 1))
