@@ -7,8 +7,8 @@ use std::path::{Path, PathBuf};
 const FENCES: &[&str] =
     &["engine/src/driver/sys.rs", "ffi/src/lib.rs", "shim-core/src/shm/region.rs", "shim-core/src/socket.rs"];
 
-/// The only readers of the clock: the engine's, and the waits of the application's end.
-const CLOCKS: &[&str] = &["engine/src/clock.rs", "shim-core/src/wait.rs"];
+/// The only readers of the clock: the engine's, that of the measuring commands, and the waits of the application's end.
+const CLOCKS: &[&str] = &["engine/src/clock.rs", "engine/src/cli/clock.rs", "shim-core/src/wait.rs"];
 
 /// Where the application's end names the processor's atomics: the one chooser between them and loom's, and the page by
 /// which a forked child is known, which no model touches.
