@@ -162,6 +162,9 @@ for step in "${steps[@]}"; do
         [ "$found_failed" = 0 ] && failed=$((failed + 1))
         [ "$code" = 124 ] && echo "$step was ended after $(limit_of "$step") s"
         failures+=("$step: exit code $code; see $logs/$step.log")
+        while read -r line; do
+            failures+=("$step: $line")
+        done < <(sed -n 's/^test \(.*\) \.\.\. FAILED$/\1/p' "$logs/$step.log")
         summary+=("FAILED   $step, $took")
     elif [ -e "$logs/$step.skip" ]; then
         skipped=$((skipped + 1))
