@@ -4,8 +4,19 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 /// Files in which the word `unsafe` may stand. A new one needs a reason in its header and a line here.
-const FENCES: &[&str] =
-    &["engine/src/driver/sys.rs", "ffi/src/lib.rs", "shim-core/src/shm/region.rs", "shim-core/src/socket.rs"];
+const FENCES: &[&str] = &[
+    "engine/src/cli/sys.rs",
+    "engine/src/driver/memory/ring.rs",
+    "engine/src/driver/sys.rs",
+    "engine/src/driver/udp/batch.rs",
+    "ffi/src/boundary.rs",
+    "ffi/src/channel.rs",
+    "ffi/src/compat.rs",
+    "ffi/src/flow.rs",
+    "ffi/src/message.rs",
+    "shim-core/src/shm/region.rs",
+    "shim-core/src/socket.rs",
+];
 
 /// The only readers of the clock: the engine's, that of the measuring commands, and the waits of the application's end.
 const CLOCKS: &[&str] = &["engine/src/clock.rs", "engine/src/cli/clock.rs", "shim-core/src/wait.rs"];
@@ -118,6 +129,10 @@ fn quoted(rest: &str, quote: char) -> usize {
     rest.len()
 }
 
+fn without_space(text: &str) -> String {
+    text.split_whitespace().collect()
+}
+
 /// Whether `word` stands in `line` as a word of its own.
 fn has_word(line: &str, word: &str) -> bool {
     let part_of_word = |c: char| c.is_alphanumeric() || c == '_';
@@ -198,7 +213,7 @@ fn unsafe_stands_only_behind_fences_that_say_why() {
             found.extend(uses);
         } else if uses.is_empty() {
             found.push(format!("{path}: is on the list of fences and has nothing to fence"));
-        } else if !text.contains("#![expect(unsafe_code, reason = \"") {
+        } else if !without_space(&text).contains("#![expect(unsafe_code,reason=\"") {
             found.push(format!("{path}: lacks #![expect(unsafe_code, reason = \"...\")]"));
         }
     }
