@@ -53,16 +53,20 @@ bench: need-cargo
 doc: need-cargo
 	cargo doc --locked --workspace --no-deps --lib
 
+# libmachnet_shim is the name that programs written for Microsoft's library link with.
 install: need-cargo
 	cargo build --release --locked -p machnet-engine -p machnet-ffi
 	install -d $(DESTDIR)$(PREFIX)/bin $(DESTDIR)$(PREFIX)/lib $(DESTDIR)$(PREFIX)/include
 	install -m 0755 $(release_dir)/machnet $(DESTDIR)$(PREFIX)/bin/machnet
 	install -m 0755 $(release_dir)/libmachnet.so $(DESTDIR)$(PREFIX)/lib/libmachnet.so
 	install -m 0644 $(release_dir)/libmachnet.a $(DESTDIR)$(PREFIX)/lib/libmachnet.a
+	ln -sf libmachnet.so $(DESTDIR)$(PREFIX)/lib/libmachnet_shim.so
+	ln -sf libmachnet.a $(DESTDIR)$(PREFIX)/lib/libmachnet_shim.a
 	install -m 0644 ffi/include/*.h $(DESTDIR)$(PREFIX)/include/
 
 uninstall:
-	rm -f $(DESTDIR)$(PREFIX)/bin/machnet $(DESTDIR)$(PREFIX)/lib/libmachnet.so $(DESTDIR)$(PREFIX)/lib/libmachnet.a
+	rm -f $(DESTDIR)$(PREFIX)/bin/machnet
+	rm -f $(foreach name,machnet machnet_shim,$(foreach kind,so a,$(DESTDIR)$(PREFIX)/lib/lib$(name).$(kind)))
 	cd ffi/include && for header in *.h; do rm -f "$(DESTDIR)$(PREFIX)/include/$$header"; done
 
 clean:

@@ -89,7 +89,7 @@ step_release() {
     done
     "$root/usr/local/bin/machnet" --version || return 1
     make --no-print-directory uninstall DESTDIR="$root" || return 1
-    [ -z "$(find "$root" -type f)" ] || { find "$root" -type f && echo "make uninstall left these" && return 1; }
+    [ -z "$(find "$root" ! -type d)" ] || { find "$root" ! -type d && echo "make uninstall left these" && return 1; }
 }
 
 # Upper bounds against hangs, in seconds, far above what a step takes on two slow cores.

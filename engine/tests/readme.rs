@@ -115,6 +115,8 @@ impl Machines {
         shell.args(["-euc", &script]).current_dir(root()).stdin(Stdio::null()).stdout(Stdio::piped());
         // `make demo` takes the binary that is there, and measures for a shorter time.
         shell.env("PATH", path).env("MACHNET", binary).env("ARGS", "--quick");
+        // No configuration of whoever runs the test.
+        shell.env("XDG_CONFIG_HOME", &self.folder);
         // The socket's path is short: a Unix socket has room for 107 bytes.
         shell.env("MACHNET_SOCKET", self.socket(machine));
         shell
