@@ -54,8 +54,9 @@ doc: need-cargo
 	cargo doc --locked --workspace --no-deps --lib
 
 # libmachnet_shim is the name that programs written for Microsoft's library link with.
-install: need-cargo
-	cargo build --release --locked -p machnet-engine -p machnet-ffi
+# Root need not have cargo: `make build && sudo make install`.
+install:
+	@[ -x $(release_dir)/machnet ] && [ -e $(release_dir)/libmachnet.so ] || { echo 'Run "make build" first.' >&2; exit 1; }
 	install -d $(DESTDIR)$(PREFIX)/bin $(DESTDIR)$(PREFIX)/lib $(DESTDIR)$(PREFIX)/include
 	install -m 0755 $(release_dir)/machnet $(DESTDIR)$(PREFIX)/bin/machnet
 	install -m 0755 $(release_dir)/libmachnet.so $(DESTDIR)$(PREFIX)/lib/libmachnet.so
