@@ -55,7 +55,17 @@ impl App {
             read_pending: false,
             excused_ns: 0,
         };
-        [make(&plan.sides[0], &plan.sides[1], true), make(&plan.sides[1], &plan.sides[0], false)]
+        let mut pair =
+            [make(&plan.sides[0], &plan.sides[1], true), make(&plan.sides[1], &plan.sides[0], false)];
+        for side in 0..2 {
+            if pair[side].replies {
+                // One answer for each question, whatever the kind made of the plan.
+                let questions = pair[1 - side].queue.len();
+                pair[side].queue.resize(questions, 100);
+                pair[1 - side].expected = questions as u32;
+            }
+        }
+        pair
     }
 
     /// When the application closes or aborts, if it plans a time.

@@ -117,13 +117,17 @@ impl World {
         let receiver = sender.peer();
         let (from, to) = (self.oracle.side(sender).clone(), self.oracle.side(receiver).clone());
         let waits = from.sent.len() as u32 > to.delivered || from.state == State::Closing;
-        if !waits || !matches!(from.state, State::Open | State::Closing) || to.state != State::Open {
+        // When both close, neither wants messages any more, but both must end.
+        let both_close = from.state == State::Closing && to.state == State::Closing;
+        let applies =
+            both_close || (matches!(from.state, State::Open | State::Closing) && to.state == State::Open);
+        if !waits || !applies {
             return;
         }
         let Some(connected_ns) = self.connected_since_ns(sender.connection) else { return };
         let mut last_ns = to.progress_ns.max(connected_ns).max(self.app(receiver).excused_ns);
         if from.state == State::Closing {
-            last_ns = last_ns.max(from.since_ns);
+            last_ns = last_ns.max(from.since_ns).max(to.since_ns);
         }
         if self.now_ns() < last_ns + STALL_NS {
             return;

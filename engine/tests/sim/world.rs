@@ -269,7 +269,10 @@ impl World {
         } else {
             scenario.keepalive_ns
         };
-        #[allow(clippy::needless_update, reason = "what the configuration may get beside these keeps its default")]
+        #[allow(
+            clippy::needless_update,
+            reason = "what the configuration may get beside these keeps its default"
+        )]
         Config {
             max_datagram: scenario.max_datagram(host),
             max_flows: scenario.max_flows,
@@ -843,7 +846,7 @@ impl World {
         }
         self.oracle.totals.stranger_sent += 1;
         self.arrive(host, from, bytes);
-        self.scenario.strangers -= 1;
+        self.scenario.strangers = self.scenario.strangers.saturating_sub(1);
         if self.scenario.strangers > 0 && self.phase == Phase::Active {
             let delay_ns = self.dice.log_between(US, 5 * MS);
             self.at(self.now_ns() + delay_ns, Happening::Stranger);
