@@ -18,6 +18,7 @@
 mod apps;
 mod content;
 mod dice;
+mod duty;
 mod kinds;
 mod monitor;
 mod mutant;
@@ -29,6 +30,7 @@ mod scenario;
 mod selftest;
 mod spans;
 mod tenancy;
+mod trouble;
 mod world;
 
 use runner::Options;

@@ -2,6 +2,8 @@
 //!
 //! The bounds, in virtual time:
 //! - a flow whose peer's end is gone ends within keepalive + dead-after + 2 s;
+//! - if the peer's host was started again, nothing is lost on the way and a message waits for its acknowledgement: within
+//!   twice the time that the host was away, plus 1 s;
 //! - a direction with undelivered messages (or a close to complete) over a connected network to a reading application makes
 //!   progress within 5 s, plus 20 times what the slowest link needs for all pending bytes, plus the length of the last
 //!   outage (retries back off that far), plus 15 s where more than a tenth of the datagrams is lost;
@@ -53,6 +55,12 @@ impl World {
                 self.check_progress(place);
                 self.check_end(place);
                 self.check_statistics(place);
+            }
+        }
+        for host in 0..self.hosts.len() {
+            let flows = self.hosts[host].endpoint.as_ref().map_or(0, |endpoint| endpoint.flows());
+            if flows > self.scenario.max_flows as usize {
+                self.oracle.violate("limit", format!("host {host} has {flows} flows"));
             }
         }
         self.advance();
@@ -166,7 +174,8 @@ impl World {
             // What came must still be read before the end is told.
             since_ns = since_ns.max(self.app(place).excused_ns);
         }
-        if self.now_ns() > since_ns + self.end_bound_ns() {
+        let bound_ns = self.restart_bound_ns(place, end).unwrap_or_else(|| self.end_bound_ns());
+        if self.now_ns() > since_ns + bound_ns {
             let late_ms = (self.now_ns() - since_ns) / MS;
             self.oracle.violate(
                 "end",
@@ -175,10 +184,23 @@ impl World {
         }
     }
 
+    /// Where nothing is lost, an end that has something to send learns of a restarted peer from its first retry after the
+    /// restart, and retries back off at most as far as the peer was away.
+    fn restart_bound_ns(&mut self, place: Place, end: End) -> Option<u64> {
+        let side = self.oracle.side(place);
+        let waits = (side.sent.len() as u32) > side.acknowledged;
+        let died_ns = self.oracle.side(place.peer()).since_ns;
+        let connected_ns = self.connected_since_ns(place.connection)?;
+        let applies =
+            waits && end == End::HostDied && self.scenario.worst_loss() == 0 && connected_ns > died_ns;
+        applies.then(|| 2 * (connected_ns - died_ns) + SECOND)
+    }
+
     fn check_statistics(&mut self, place: Place) {
         let side = self.oracle.side(place);
         let (host, state, acknowledged, delivered) =
             (side.host, side.state, side.acknowledged, side.delivered);
+        let (packets_sent, bytes_sent) = (side.packets_sent, side.bytes_sent);
         let (Some(flow), State::Open | State::Closing) = (side.flow, state) else { return };
         let Some(endpoint) = self.hosts[host].endpoint.as_ref() else { return };
         let Some(stats) = endpoint.stats(flow) else {
@@ -188,10 +210,14 @@ impl World {
         let right = stats.messages_acknowledged == u64::from(acknowledged)
             && stats.messages_delivered == u64::from(delivered)
             && stats.datagram_size <= limit
+            && stats.bytes_sent == bytes_sent
+            // Those of the server's handshake went before the checker knew the flow.
+            && (packets_sent..packets_sent + 64).contains(&stats.packets_sent)
             && (stats.srtt_ns == 0 || stats.min_rtt_ns > 0);
         if !right {
             let text = format!(
-                "{place:?}: {acknowledged} acknowledged, {delivered} delivered, limit {limit}, but {stats:?}"
+                "{place:?}: {acknowledged} acknowledged, {delivered} delivered, {packets_sent} datagrams with \
+                 {bytes_sent} bytes sent, limit {limit}, but {stats:?}"
             );
             self.oracle.violate("counters", text);
         }

@@ -83,6 +83,9 @@ pub(crate) struct Side {
     pub(crate) closed: bool,
     /// When a byte that was new last came to this side, or a message was delivered.
     pub(crate) progress_ns: u64,
+    /// Datagrams and payload bytes that the endpoint sent for the flow since the checker knows it.
+    pub(crate) packets_sent: u64,
+    pub(crate) bytes_sent: u64,
 }
 
 /// A connection and both its ends.
@@ -418,6 +421,9 @@ impl Oracle {
             (Reason::Timeout, _) => !was_connected,
             (Reason::Aborted, State::Ended(End::Aborted)) => true,
             (Reason::Busy, State::Ended(End::NotTaken)) => true,
+            // The server keeps nothing until the client's confirmation, and may find itself full then.
+            (Reason::Busy, State::Absent) => self.was_busy[peer.host],
+            (Reason::TooManyFlows, State::Absent) => self.max_flows < 1024,
             (Reason::UnknownFlow, State::Ended(_) | State::Absent) => true,
             _ => false,
         };
