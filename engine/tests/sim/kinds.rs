@@ -141,6 +141,13 @@ fn mtu(scenario: &mut Scenario, dice: &mut Dice) {
     });
     let budget = dice.pick(&[100_000, 4 << 20]);
     scenario.connect_some(dice.between(1, 5) as usize, budget, dice);
+    if dice.chance(300_000) {
+        let at_ns = dice.log_between(100 * US, 20 * MS);
+        let mtu = dice.pick(&[1280, 1400, 1480]);
+        for (from, to) in [(0, 1), (1, 0)] {
+            scenario.faults.push((at_ns, Fault::Narrow { from, to, mtu }));
+        }
+    }
 }
 
 fn naps(scenario: &mut Scenario, dice: &mut Dice) {

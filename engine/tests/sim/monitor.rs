@@ -20,6 +20,20 @@ const STALL_NS: u64 = 5 * SECOND;
 /// Nothing lasts longer than this.
 const LONGEST_NS: u64 = 2_000 * SECOND;
 
+/// Counters that only a broken or hostile peer moves.
+const IMPOSSIBLE: &[&str] = &[
+    "drop_truncated",
+    "drop_version",
+    "drop_type",
+    "drop_flags",
+    "drop_field",
+    "drop_number_ahead",
+    "drop_wrong_address",
+    "drop_contradiction",
+    "drop_beyond_window",
+    "drop_false_ack",
+];
+
 /// Where a run stands.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Phase {
@@ -342,21 +356,29 @@ impl World {
         let buffers = machine.tenancy.buffers_out();
         let lent = machine.tenancy.outgoing.iter().filter(|outgoing| outgoing.lent).count();
         let pool_used = machine.tenancy.pool_used;
-        let handled = machine.datagrams_handled;
-        let counted = endpoint
-            .counters()
-            .iter()
-            .find(|(name, _)| *name == "datagrams_received")
-            .map(|(_, value)| value);
         if buffers > 0 || lent > 0 || pool_used > 0 {
             let text = format!(
                 "host {host} still has {buffers} buffers, {pool_used} pool bytes, {lent} messages lent"
             );
-            self.oracle.violate("handles", text);
+            return self.oracle.violate("handles", text);
         }
-        if counted.is_some_and(|counted| counted != handled) {
-            self.oracle
-                .violate("counters", format!("host {host} handled {handled} datagrams, counted {counted:?}"));
+        let expected = [
+            ("datagrams_received", machine.datagrams_handled),
+            ("datagrams_sent", machine.datagrams_sent),
+            ("messages_delivered", machine.tenancy.delivered),
+            ("messages_acknowledged", machine.tenancy.acknowledged),
+        ];
+        let counters: Vec<_> = endpoint.counters().iter().collect();
+        for (name, value) in counters {
+            let wrong = expected.iter().find(|(known, truth)| *known == name && *truth != value);
+            if let Some((_, truth)) = wrong {
+                self.oracle.violate("counters", format!("host {host}: {name} is {value}, but it is {truth}"));
+            }
+            if value > 0 && !self.has_strangers && IMPOSSIBLE.contains(&name) {
+                let text =
+                    format!("host {host}: {name} is {value}, but every datagram came from an endpoint");
+                self.oracle.violate("impossible", text);
+            }
         }
     }
 }

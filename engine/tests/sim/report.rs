@@ -65,6 +65,8 @@ totals! {
     descriptors_full,
     to_nobody,
     partitions,
+    /// Paths that began to take only smaller datagrams.
+    narrowed,
     restarts,
     naps,
     /// `reserve` or `deliver_whole` that found no room.

@@ -121,6 +121,8 @@ pub(crate) enum Fault {
     Down { host: usize },
     /// A new one starts.
     Up { host: usize },
+    /// The path between two hosts takes only smaller datagrams from now on.
+    Narrow { from: usize, to: usize, mtu: u32 },
 }
 
 /// All that one seed decides.

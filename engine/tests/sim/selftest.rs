@@ -118,6 +118,7 @@ const MUST_HAPPEN: &[&str] = &[
     "cut",
     "to_nobody",
     "partitions",
+    "narrowed",
     "restarts",
     "naps",
     "no_room",

@@ -84,6 +84,8 @@ pub(crate) struct Tenancy {
     /// Room was refused to somebody since the pool last grew.
     pub(crate) refused: bool,
     pub(crate) effects: Vec<Effect>,
+    pub(crate) delivered: u64,
+    pub(crate) acknowledged: u64,
 }
 
 impl Tenancy {
@@ -98,6 +100,8 @@ impl Tenancy {
             backlog: 0,
             refused: false,
             effects: Vec::new(),
+            delivered: 0,
+            acknowledged: 0,
         }
     }
 
@@ -268,6 +272,7 @@ impl Desk<'_> {
         if self.mutant.strikes(Mutation::RepeatDelivery) {
             self.oracle.on_delivered(place, bytes);
         }
+        self.tenancy.delivered += 1;
         let waiting = Waiting { len: bytes.len() as u32, charge };
         self.tenancy.effects.push(Effect::Delivered(place, waiting));
     }
@@ -394,6 +399,7 @@ impl Payload for Desk<'_> {
                 .violate("handles", format!("{flow:?} acknowledges {message:?} of {:?}", outgoing.place));
         }
         self.tenancy.outgoing[message.0 as usize].lent = false;
+        self.tenancy.acknowledged += 1;
         let number = outgoing.number + u32::from(self.mutant.strikes(Mutation::SwapAcknowledgements));
         self.oracle.on_acknowledged(outgoing.place, number);
         self.tenancy.effects.push(Effect::Acknowledged(outgoing.place));

@@ -23,6 +23,11 @@ impl World {
                 link.healed_ns = now_ns;
             }
             Fault::Down { host } => self.host_dies(host),
+            Fault::Narrow { from, to, mtu } => {
+                let link = self.scenario.link(from, to);
+                link.mtu = link.mtu.min(mtu);
+                self.oracle.totals.narrowed += 1;
+            }
             Fault::Up { host } => {
                 if self.hosts[host].endpoint.is_none() {
                     let lives = self.hosts[host].lives + 1;

@@ -96,6 +96,8 @@ pub(crate) struct World {
     /// Recent datagrams, which strangers repeat.
     pub(crate) captured: VecDeque<Vec<u8>>,
     pub(crate) stranger_bytes: [u64; 2],
+    /// Whether bytes that no endpoint made could reach one.
+    pub(crate) has_strangers: bool,
 }
 
 /// How a seed ended.
@@ -186,6 +188,7 @@ impl World {
         };
         let apps = scenario.connections.iter().map(App::pair).collect();
         let dice = Dice::new(scenario.seed, 2);
+        let has_strangers = scenario.strangers > 0;
         let mut world = Self {
             scenario,
             oracle,
@@ -198,6 +201,7 @@ impl World {
             order: 0,
             captured: VecDeque::new(),
             stranger_bytes: [0; 2],
+            has_strangers,
         };
         for host in 0..world.scenario.hosts.len() {
             let made = world.new_host(host, 0);
@@ -266,7 +270,6 @@ impl World {
         Config {
             max_datagram: scenario.max_datagram(host),
             max_flows: scenario.max_flows,
-            connect_timeout: Duration::from_secs(3),
             keepalive: Duration::from_nanos(keepalive_ns),
             dead_after: Duration::from_nanos(scenario.dead_after_ns),
             min_rto: Duration::from_nanos(scenario.min_rto_ns),
