@@ -104,7 +104,14 @@ impl Endpoint {
         todo!()
     }
     /// The application gave back `messages` messages of `bytes` bytes in all: the window opens, undelivered ones are offered.
-    pub fn handle_room(&mut self, now: Instant, flow: FlowId, messages: u32, bytes: u64, payload: &mut impl Payload) {
+    pub fn handle_room(
+        &mut self,
+        now: Instant,
+        flow: FlowId,
+        messages: u32,
+        bytes: u64,
+        payload: &mut impl Payload,
+    ) {
         todo!()
     }
     /// Room appeared that is not of one flow (for example another flow's buffers came home): offer what waits, for all flows
@@ -113,7 +120,14 @@ impl Endpoint {
         todo!()
     }
     /// Starts a connection to the listener of `port` at `to`. The outcome is an event.
-    pub fn connect(&mut self, now: Instant, to: SocketAddr, port: u16, ours: Limits, timeout: Duration) -> Result<FlowId, Reason> {
+    pub fn connect(
+        &mut self,
+        now: Instant,
+        to: SocketAddr,
+        port: u16,
+        ours: Limits,
+        timeout: Duration,
+    ) -> Result<FlowId, Reason> {
         todo!()
     }
     /// Gives a message of `len` bytes to a connected flow. `acknowledged` names it when the peer has it.

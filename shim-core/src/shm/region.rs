@@ -1,0 +1,330 @@
+//! FENCE: the memory of a channel, created, sealed, mapped, and reached only by bounds-checked words and byte copies.
+//!
+//! The other side may write its region at any time, so nothing here hands out `&[u8]` into memory that it writes, except a
+//! [`Lease`], which only the application takes, of buffers that its own (trusted) engine lent it.
+#![expect(unsafe_code, reason = "fence: mapping shared memory and reaching into it")]
+
+use super::atomic::{AtomicU64, Ordering};
+use super::ring::{Memory, ReadWords, WritableMemory};
+use std::fs::File;
+use std::io;
+use std::marker::PhantomData;
+use std::os::fd::{AsFd, AsRawFd, FromRawFd, OwnedFd};
+use std::ptr::NonNull;
+use std::sync::Arc;
+
+/// Marks a mapping that may be stored into.
+#[derive(Debug, Clone, Copy)]
+pub struct Write;
+/// Marks a mapping that may only be loaded from.
+#[derive(Debug, Clone, Copy)]
+pub struct Read;
+
+const SEAL_SIZE: libc::c_int = libc::F_SEAL_SHRINK | libc::F_SEAL_GROW;
+/// Later writable mappings are refused, those there are go on; and no seal is added any more.
+const SEAL_WRITER: libc::c_int = libc::F_SEAL_FUTURE_WRITE | libc::F_SEAL_SEAL;
+
+/// A shared region of `length` bytes in this process. Unmapped on drop; a forked child does not inherit it.
+#[derive(Debug)]
+pub struct Mapping<Access> {
+    start: NonNull<u8>,
+    length: usize,
+    access: PhantomData<Access>,
+}
+
+// SAFETY: the mapping is plain memory that every thread of the process may reach; all access is atomic or by copies of
+// bytes that the channel's ownership rules give to one side at a time.
+unsafe impl<Access> Send for Mapping<Access> {}
+// SAFETY: as above; there is no interior state besides the memory itself.
+unsafe impl<Access> Sync for Mapping<Access> {}
+
+/// Makes a memfd of `length` bytes whose size is sealed. `name` is seen in /proc/PID/maps and nowhere else.
+pub fn create(name: &std::ffi::CStr, length: usize) -> io::Result<OwnedFd> {
+    // SAFETY: `name` is a C string; the call has no other argument that points anywhere.
+    let raw = unsafe { libc::memfd_create(name.as_ptr(), libc::MFD_CLOEXEC | libc::MFD_ALLOW_SEALING) };
+    if raw < 0 {
+        return Err(io::Error::last_os_error());
+    }
+    // SAFETY: the descriptor was just made and belongs to nobody else.
+    let file = unsafe { File::from_raw_fd(raw) };
+    file.set_len(length as u64)?;
+    add_seals(&file, SEAL_SIZE)?;
+    Ok(file.into())
+}
+
+/// Seals the application's region once it has mapped it: no new writer, no hole, no new seal.
+pub fn seal_writer(region: &impl AsFd) -> io::Result<()> {
+    add_seals(region, SEAL_WRITER)
+}
+
+/// Makes a read-only description of the same memory: what the application gets of the engine's region.
+///
+/// The mode of the memfd becomes 0400 and seals are closed, so that the description cannot be opened again for writing.
+pub fn read_only(region: &impl AsFd) -> io::Result<OwnedFd> {
+    let raw = region.as_fd().as_raw_fd();
+    // SAFETY: plain system call on a descriptor that is open for the call.
+    if unsafe { libc::fchmod(raw, 0o400) } < 0 {
+        return Err(io::Error::last_os_error());
+    }
+    add_seals(region, libc::F_SEAL_SEAL)?;
+    Ok(File::open(format!("/proc/self/fd/{raw}"))?.into())
+}
+
+/// Says whether the region has all the seals under which an engine maps an application's memory.
+pub fn is_sealed(region: &impl AsFd) -> io::Result<bool> {
+    // SAFETY: plain system call on a descriptor that is open for the call.
+    let seals = unsafe { libc::fcntl(region.as_fd().as_raw_fd(), libc::F_GET_SEALS) };
+    if seals < 0 {
+        return Err(io::Error::last_os_error());
+    }
+    Ok(seals & (SEAL_SIZE | SEAL_WRITER) == SEAL_SIZE | SEAL_WRITER)
+}
+
+fn add_seals(region: &impl AsFd, seals: libc::c_int) -> io::Result<()> {
+    // SAFETY: plain system call on a descriptor that is open for the call.
+    if unsafe { libc::fcntl(region.as_fd().as_raw_fd(), libc::F_ADD_SEALS, seals) } < 0 {
+        return Err(io::Error::last_os_error());
+    }
+    Ok(())
+}
+
+fn map<Access>(region: &impl AsFd, length: usize, protection: libc::c_int) -> io::Result<Mapping<Access>> {
+    let raw = region.as_fd().as_raw_fd();
+    // SAFETY: all zeros is a valid `stat`.
+    let mut status: libc::stat = unsafe { std::mem::zeroed() };
+    // SAFETY: `status` is writable for the call.
+    if unsafe { libc::fstat(raw, &raw mut status) } < 0 {
+        return Err(io::Error::last_os_error());
+    }
+    // SAFETY: plain system call; fails on anything but a memfd.
+    let seals = unsafe { libc::fcntl(raw, libc::F_GET_SEALS) };
+    // Without these seals the other side could cut the file and every access would raise SIGBUS.
+    if seals < 0
+        || seals & SEAL_SIZE != SEAL_SIZE
+        || u64::try_from(status.st_size).ok() != Some(length as u64)
+    {
+        return Err(io::Error::new(io::ErrorKind::InvalidData, "not a sealed memfd of the agreed size"));
+    }
+    // SAFETY: a new mapping at an address that the kernel chooses touches no memory of ours.
+    let start = unsafe { libc::mmap(std::ptr::null_mut(), length, protection, libc::MAP_SHARED, raw, 0) };
+    if start == libc::MAP_FAILED {
+        return Err(io::Error::last_os_error());
+    }
+    let start =
+        NonNull::new(start.cast::<u8>()).ok_or_else(|| io::Error::other("mmap answered address zero"))?;
+    let mapping = Mapping { start, length, access: PhantomData };
+    // SAFETY: the range was just mapped. A forked child must not write into rings that its parent goes on using.
+    if unsafe { libc::madvise(start.as_ptr().cast(), length, libc::MADV_DONTFORK) } < 0 {
+        return Err(io::Error::last_os_error());
+    }
+    Ok(mapping)
+}
+
+impl Mapping<Write> {
+    /// Maps a sealed memfd of exactly `length` bytes for reading and writing.
+    pub fn writable(region: &impl AsFd, length: usize) -> io::Result<Self> {
+        map(region, length, libc::PROT_READ | libc::PROT_WRITE)
+    }
+
+    /// Copies `bytes` to `offset`. Panics if they do not fit: offsets are ours, never the other side's.
+    #[inline]
+    pub fn write_bytes(&self, offset: usize, bytes: &[u8]) {
+        let target = self.range(offset, bytes.len());
+        // SAFETY: `range` checked the bounds; `bytes` is private memory and does not overlap the mapping.
+        unsafe { std::ptr::copy_nonoverlapping(bytes.as_ptr(), target, bytes.len()) }
+    }
+
+    /// A range that the caller alone writes until it publishes it: a TX loan.
+    pub fn lease_mut(self: &Arc<Self>, offset: usize, length: usize) -> LeaseMut {
+        let start = self.range(offset, length);
+        LeaseMut { start, length, _mapping: Arc::clone(self) }
+    }
+}
+
+impl Mapping<Read> {
+    /// Maps a sealed memfd of exactly `length` bytes for reading.
+    pub fn read_only(region: &impl AsFd, length: usize) -> io::Result<Self> {
+        map(region, length, libc::PROT_READ)
+    }
+
+    /// A range that the engine lent to the application. For the application's side only: the engine must never hold a
+    /// reference into memory that an application writes.
+    pub fn lease(self: &Arc<Self>, offset: usize, length: usize) -> Lease {
+        let start = self.range(offset, length);
+        Lease { start, length, _mapping: Arc::clone(self) }
+    }
+}
+
+impl<Access> Mapping<Access> {
+    /// Bytes of the region.
+    pub fn length(&self) -> usize {
+        self.length
+    }
+
+    /// Copies `into.len()` bytes from `offset`. They are arbitrary: the other side may change them meanwhile.
+    #[inline]
+    pub fn read_bytes(&self, offset: usize, into: &mut [u8]) {
+        let source = self.range(offset, into.len());
+        // SAFETY: `range` checked the bounds; `into` is private memory. The other side may store at the same time: bytes
+        // are copied as opaque values of a foreign process, and nothing is assumed about what arrives.
+        unsafe { std::ptr::copy_nonoverlapping(source, into.as_mut_ptr(), into.len()) }
+    }
+
+    /// Copies `length` bytes from here to `target_offset` of another region: the relay between two applications.
+    #[inline]
+    pub fn copy_to(&self, offset: usize, target: &Mapping<Write>, target_offset: usize, length: usize) {
+        let source = self.range(offset, length);
+        let target = target.range(target_offset, length);
+        // SAFETY: `range` checked both bounds, and the regions are different mappings. As in `read_bytes`, the bytes are opaque.
+        unsafe { std::ptr::copy_nonoverlapping(source, target, length) }
+    }
+
+    /// Asks the kernel to map `length` bytes at `offset` now rather than at first touch. A hint.
+    pub fn prefault(&self, offset: usize, length: usize, writable: bool) {
+        let start = self.range(offset, length);
+        let advice = if writable { libc::MADV_POPULATE_WRITE } else { libc::MADV_POPULATE_READ };
+        // SAFETY: the range is inside the mapping; the advice changes no content. Failure only means a later page fault.
+        unsafe { libc::madvise(start.cast(), length, advice) };
+    }
+
+    #[inline]
+    fn range(&self, offset: usize, length: usize) -> *mut u8 {
+        assert!(offset <= self.length && length <= self.length - offset, "range outside the region");
+        // SAFETY: the assertion keeps the result inside the mapping.
+        unsafe { self.start.as_ptr().add(offset) }
+    }
+
+    #[inline]
+    fn atomics<const N: usize>(&self, offset: usize) -> &[AtomicU64; N] {
+        assert!(offset.is_multiple_of(8), "words are aligned");
+        let start = self.range(offset, N * 8);
+        // SAFETY: in bounds, aligned (the mapping starts at a page), and lives as long as `self`. Atomics may be changed
+        // by others at any time; that is what they are for. Over a read-only mapping only `ReadWords` is handed out.
+        unsafe { &*start.cast::<[AtomicU64; N]>() }
+    }
+}
+
+impl<Access> Memory for Mapping<Access> {
+    #[inline]
+    fn words<const N: usize>(&self, offset: usize) -> ReadWords<'_, N> {
+        ReadWords::new(self.atomics(offset))
+    }
+}
+
+impl WritableMemory for Mapping<Write> {
+    #[inline]
+    fn words_mut<const N: usize>(&self, offset: usize) -> &[AtomicU64; N] {
+        self.atomics(offset)
+    }
+}
+
+impl<Access> Drop for Mapping<Access> {
+    fn drop(&mut self) {
+        if !fork::is_original() {
+            return; // MADV_DONTFORK: in a forked child nothing is mapped here, or something else is.
+        }
+        // SAFETY: the range was mapped by `map` and no reference into it outlives `self`.
+        unsafe { libc::munmap(self.start.as_ptr().cast(), self.length) };
+    }
+}
+
+/// Received bytes in place, lent until dropped. The ledger of the channel keeps the engine from reusing them.
+#[derive(Debug)]
+pub struct Lease {
+    start: *mut u8,
+    length: usize,
+    _mapping: Arc<Mapping<Read>>,
+}
+
+// SAFETY: a lease is a shared view of bytes that nobody writes while it lives.
+unsafe impl Send for Lease {}
+// SAFETY: as above.
+unsafe impl Sync for Lease {}
+
+impl std::ops::Deref for Lease {
+    type Target = [u8];
+    fn deref(&self) -> &[u8] {
+        if !fork::is_original() {
+            return &[]; // The mapping did not come along into the forked child.
+        }
+        // SAFETY: in bounds when made, mapped while `_mapping` lives. Only the engine can write here, which does not before
+        // the buffers are given back; an application has to trust its sidecar that far.
+        unsafe { std::slice::from_raw_parts(self.start, self.length) }
+    }
+}
+
+/// Bytes of a message to be sent, written in place.
+#[derive(Debug)]
+pub struct LeaseMut {
+    start: *mut u8,
+    length: usize,
+    _mapping: Arc<Mapping<Write>>,
+}
+
+// SAFETY: the ledger gives each TX buffer to one lease at a time.
+unsafe impl Send for LeaseMut {}
+// SAFETY: shared access only reads.
+unsafe impl Sync for LeaseMut {}
+
+impl std::ops::Deref for LeaseMut {
+    type Target = [u8];
+    fn deref(&self) -> &[u8] {
+        if !fork::is_original() {
+            return &[];
+        }
+        // SAFETY: in bounds when made, mapped while `_mapping` lives, written by this lease alone.
+        unsafe { std::slice::from_raw_parts(self.start, self.length) }
+    }
+}
+
+impl std::ops::DerefMut for LeaseMut {
+    fn deref_mut(&mut self) -> &mut [u8] {
+        if !fork::is_original() {
+            return &mut [];
+        }
+        // SAFETY: as for `deref`; the exclusive borrow makes it the only access of this process.
+        unsafe { std::slice::from_raw_parts_mut(self.start, self.length) }
+    }
+}
+
+/// Tells a forked child from the process that attached.
+pub mod fork {
+    use super::{AtomicU64, Ordering};
+    use std::sync::OnceLock;
+
+    /// A page that the kernel wipes in a forked child, whatever way it forked.
+    struct Canary(&'static std::sync::atomic::AtomicU64);
+
+    static CANARY: OnceLock<Option<Canary>> = OnceLock::new();
+    const ALIVE: u64 = 0x6d61_6368_6e65_7421;
+
+    fn canary() -> Option<Canary> {
+        let length = 4096;
+        let protection = libc::PROT_READ | libc::PROT_WRITE;
+        let flags = libc::MAP_PRIVATE | libc::MAP_ANONYMOUS;
+        // SAFETY: a new private page at an address that the kernel chooses.
+        let page = unsafe { libc::mmap(std::ptr::null_mut(), length, protection, flags, -1, 0) };
+        if page == libc::MAP_FAILED {
+            return None;
+        }
+        // SAFETY: advice on the page that was just mapped.
+        if unsafe { libc::madvise(page, length, libc::MADV_WIPEONFORK) } < 0 {
+            return None;
+        }
+        // SAFETY: the page is aligned, zeroed, and never unmapped.
+        let word = unsafe { &*page.cast::<std::sync::atomic::AtomicU64>() };
+        word.store(ALIVE, Ordering::Relaxed);
+        Some(Canary(word))
+    }
+
+    /// False in a child forked after the first call. One load once the canary is there.
+    #[inline]
+    pub fn is_original() -> bool {
+        match CANARY.get_or_init(canary) {
+            Some(Canary(word)) => word.load(Ordering::Relaxed) == ALIVE,
+            None => true, // A kernel before 4.14: no protection, but no false alarm either.
+        }
+    }
+
+    const _: () = assert!(size_of::<AtomicU64>() >= 8);
+}
