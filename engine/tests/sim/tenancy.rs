@@ -295,7 +295,8 @@ impl Payload for Desk<'_> {
         let host = self.tenancy.host;
         let fails = self.tenancy.backlog >= self.tenancy.plan.backlog || self.dice.chance(self.accept_fails);
         let place = self.oracle.on_accept(host, flow, port, peer, !fails).ok_or(Reason::ProtocolError)?;
-        if crate::world::address(self.oracle.side(place.peer()).host) != from {
+        // The port of `from` is the client's flow port, not the one its datagrams come from.
+        if crate::world::address(self.oracle.side(place.peer()).host).ip() != from.ip() {
             self.oracle.violate("accept", format!("{flow:?} comes from {from}"));
         }
         if fails {
