@@ -191,7 +191,11 @@ impl Receiver {
         }
         let place = ahead as usize;
         if self.waiting.get(place).is_none_or(Option::is_none) {
-            let Some(handle) = payload.reserve(flow, total) else { return self.refuse(counters) };
+            let in_order =
+                self.waiting.len() >= place && self.waiting.iter().take(place).all(Option::is_some);
+            let Some(handle) = payload.reserve(flow, total, in_order) else {
+                return self.refuse(counters);
+            };
             while self.waiting.len() <= place {
                 self.waiting.push_back(None);
             }

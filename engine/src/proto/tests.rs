@@ -28,7 +28,7 @@ impl Payload for App {
         self.accepted.push((flow, from));
         Ok(())
     }
-    fn reserve(&mut self, _: FlowId, len: u32) -> Option<RxHandle> {
+    fn reserve(&mut self, _: FlowId, len: u32, _in_order: bool) -> Option<RxHandle> {
         if self.refuse {
             return None;
         }
