@@ -161,7 +161,7 @@ impl Default for Config {
     /// A sidecar on 127.0.0.1, with everything else as `machnet up` has it.
     fn default() -> Self {
         Self {
-            socket: default_socket(),
+            socket: machnet_client::default_socket_path(),
             socket_mode: if is_root() { 0o660 } else { 0o600 },
             socket_group: None,
             address: IpAddr::V4(Ipv4Addr::LOCALHOST),
@@ -185,21 +185,5 @@ impl Default for Config {
 
 /// Whether this process is the system's (root) rather than a user's.
 fn is_root() -> bool {
-    user_id() == Some(0)
-}
-
-/// The user that owns this process, without a system call that needs `unsafe`.
-fn user_id() -> Option<u32> {
-    use std::os::unix::fs::MetadataExt;
-    std::fs::metadata("/proc/self").ok().map(|process| process.uid())
-}
-
-fn default_socket() -> PathBuf {
-    if is_root() {
-        return PathBuf::from("/run/machnet/machnet.sock");
-    }
-    match std::env::var_os("XDG_RUNTIME_DIR") {
-        Some(directory) if !directory.is_empty() => PathBuf::from(directory).join("machnet/machnet.sock"),
-        _ => PathBuf::from(format!("/tmp/machnet-{}/machnet.sock", user_id().unwrap_or(0))),
-    }
+    machnet_client::socket::effective_user() == 0
 }

@@ -45,7 +45,7 @@ fn unix_address(path: &Path) -> io::Result<(libc::sockaddr_un, libc::socklen_t)>
             "socket path is too long (107 bytes at most)",
         ));
     }
-    address.sun_family = libc::AF_UNIX as libc::sa_family_t;
+    address.sun_family = libc::sa_family_t::try_from(libc::AF_UNIX).unwrap_or(0);
     for (place, &byte) in address.sun_path.iter_mut().zip(bytes) {
         *place = byte.cast_signed();
     }

@@ -26,7 +26,8 @@ pub struct FaultConfig {
     pub lose_per_mille: u16,
     /// Datagrams that are sent twice.
     pub repeat_per_mille: u16,
-    /// Datagrams of which one bit is flipped.
+    /// Datagrams of which one bit is flipped. The driver below computes its checksums afterwards, so the receiver's core
+    /// meets the flipped bit: this is corruption that UDP's own checksum missed.
     pub corrupt_per_mille: u16,
     /// Datagrams that are held back for a while.
     pub delay_per_mille: u16,
@@ -314,5 +315,170 @@ impl<D: fmt::Debug, C> fmt::Debug for FaultDriver<D, C> {
             .field("config", &self.config)
             .field("counters", &self.counters)
             .finish_non_exhaustive()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Arc;
+    use std::sync::atomic::{AtomicU64, Ordering};
+
+    use super::super::memory::{MemoryDriver, MemoryNetwork};
+    use super::*;
+
+    /// A fault driver that talks to itself, and the time that it sees.
+    struct Bench<C> {
+        driver: FaultDriver<MemoryDriver, C>,
+        now_ns: Arc<AtomicU64>,
+        next: u32,
+    }
+
+    fn bench(config: FaultConfig) -> Bench<impl FnMut() -> Instant + Send> {
+        let inner = MemoryNetwork::loop_back("10.0.0.1:1".parse().unwrap(), 64);
+        let now_ns = Arc::new(AtomicU64::new(0));
+        let seen = Arc::clone(&now_ns);
+        let clock = move || Instant::from_nanos(seen.load(Ordering::Relaxed));
+        Bench { driver: FaultDriver::new(inner, config, clock), now_ns, next: 0 }
+    }
+
+    impl<C: FnMut() -> Instant + Send> Bench<C> {
+        /// Sends the next numbers, one flush for each, and returns what came back.
+        fn exchange(&mut self, count: u32) -> Vec<u32> {
+            let mut received = Vec::new();
+            for _ in 0..count {
+                let to = self.driver.local_address();
+                if let Some(room) = self.driver.lend(to, 64) {
+                    room.fill(0);
+                    room[..4].copy_from_slice(&self.next.to_le_bytes());
+                    self.driver.commit(64);
+                }
+                self.next += 1;
+                received.extend(self.flush());
+            }
+            received
+        }
+
+        fn flush(&mut self) -> Vec<u32> {
+            let mut received = Vec::new();
+            self.driver.flush().unwrap();
+            let each = |_, bytes: &[u8]| received.push(u32::from_le_bytes(bytes[..4].try_into().unwrap()));
+            self.driver.receive(each).unwrap();
+            received
+        }
+    }
+
+    fn seeded(seed: u64) -> FaultConfig {
+        FaultConfig { seed: [seed, 0], ..FaultConfig::default() }
+    }
+
+    #[test]
+    fn one_seed_always_gives_the_same_faults_and_another_gives_others() {
+        let run = |seed| {
+            let rates = FaultConfig {
+                lose_per_mille: 100,
+                repeat_per_mille: 100,
+                corrupt_per_mille: 100,
+                delay_per_mille: 100,
+                delay_most: Duration::from_micros(5),
+                reorder_per_mille: 100,
+                ..seeded(seed)
+            };
+            let mut bench = bench(rates);
+            let mut received = Vec::new();
+            for step in 0..2_000 {
+                bench.now_ns.store(step * 1_000, Ordering::Relaxed);
+                received.extend(bench.exchange(1));
+            }
+            (received, bench.driver.fault_counters())
+        };
+        let (received, counters) = run(1);
+        assert_eq!((received.clone(), counters), run(1));
+        assert_ne!(received, run(2).0);
+        for count in
+            [counters.lost, counters.repeated, counters.corrupted, counters.delayed, counters.reordered]
+        {
+            assert!((100..300).contains(&count), "{counters:?}");
+        }
+    }
+
+    #[test]
+    fn what_is_lost_is_missing_and_what_is_repeated_comes_twice() {
+        let mut lossy = bench(FaultConfig { lose_per_mille: 1_000, ..seeded(1) });
+        assert!(lossy.exchange(50).is_empty());
+        assert_eq!(lossy.driver.fault_counters().lost, 50);
+        let mut repeating = bench(FaultConfig { repeat_per_mille: 1_000, ..seeded(1) });
+        assert_eq!(repeating.exchange(3), [0, 0, 1, 1, 2, 2]);
+        assert_eq!(repeating.driver.counters().datagrams_sent, 6);
+    }
+
+    #[test]
+    fn a_corrupted_datagram_differs_in_one_bit() {
+        let mut bench = bench(FaultConfig { corrupt_per_mille: 1_000, ..seeded(3) });
+        let to = bench.driver.local_address();
+        for _ in 0..100 {
+            bench.driver.lend(to, 64).unwrap().fill(0);
+            bench.driver.commit(64);
+            bench.driver.flush().unwrap();
+            let mut flipped = 0;
+            bench
+                .driver
+                .receive(|_, bytes| flipped = bytes.iter().map(|byte| byte.count_ones()).sum())
+                .unwrap();
+            assert_eq!(flipped, 1);
+        }
+    }
+
+    #[test]
+    fn a_delayed_datagram_leaves_when_its_time_has_come_and_not_before() {
+        let mut bench = bench(FaultConfig {
+            delay_per_mille: 1_000,
+            delay_least: Duration::from_nanos(100),
+            delay_most: Duration::from_nanos(100),
+            ..seeded(1)
+        });
+        assert!(bench.exchange(3).is_empty());
+        bench.now_ns.store(99, Ordering::Relaxed);
+        assert!(bench.flush().is_empty());
+        assert!(bench.driver.is_transmit_pending());
+        bench.now_ns.store(100, Ordering::Relaxed);
+        assert_eq!(bench.flush(), [0, 1, 2]);
+        assert!(!bench.driver.is_transmit_pending());
+    }
+
+    #[test]
+    fn reordered_datagrams_are_overtaken_by_at_most_the_distance_and_none_is_lost() {
+        let mut bench = bench(FaultConfig { reorder_per_mille: 300, reorder_distance: 4, ..seeded(5) });
+        let mut received = bench.exchange(1_000);
+        bench.now_ns.store(1_000_000, Ordering::Relaxed);
+        received.extend(bench.flush());
+        let mut sorted = received.clone();
+        sorted.sort_unstable();
+        assert!(sorted.into_iter().eq(0..1_000));
+        for (place, number) in received.iter().enumerate() {
+            let overtakers = received[..place].iter().filter(|other| *other > number).count();
+            assert!(overtakers <= 4, "{number} was overtaken by {overtakers}");
+        }
+        assert!(!received.is_sorted());
+    }
+
+    #[test]
+    fn when_all_places_are_taken_lend_says_no_until_some_are_free() {
+        let mut bench = bench(FaultConfig {
+            delay_per_mille: 1_000,
+            delay_least: Duration::from_nanos(10),
+            delay_most: Duration::from_nanos(10),
+            ..seeded(1)
+        });
+        assert!(bench.exchange(2 * u32::try_from(HELD_DATAGRAMS).unwrap()).is_empty());
+        let to = bench.driver.local_address();
+        assert!(bench.driver.lend(to, 64).is_none());
+        bench.now_ns.store(10, Ordering::Relaxed);
+        let mut received = bench.flush();
+        assert!(bench.driver.lend(to, 64).is_some());
+        bench.driver.commit(64);
+        for _ in 0..10 {
+            received.extend(bench.flush());
+        }
+        assert!(received[..HELD_DATAGRAMS - 1].is_sorted());
     }
 }

@@ -13,7 +13,7 @@ use std::sync::Arc;
 
 pub use self::ring::DESCRIPTORS;
 use self::ring::{Frame, Receiver, Sender};
-use super::{Driver, DriverCounters, RECEIVE_BURST};
+use super::{Driver, DriverCounters};
 
 /// Largest UDP payload on Ethernet with its usual MTU of 1,500 bytes over IPv4.
 pub const DEFAULT_MAX_DATAGRAM: usize = 1_472;
@@ -125,11 +125,8 @@ impl Driver for MemoryDriver {
     }
 
     #[inline]
-    fn receive(&mut self, mut each: impl FnMut(SocketAddr, &[u8])) -> io::Result<usize> {
-        let mut handed = 0;
-        while handed < RECEIVE_BURST && self.incoming.receive(&mut each) {
-            handed += 1;
-        }
+    fn receive(&mut self, each: impl FnMut(SocketAddr, &[u8])) -> io::Result<usize> {
+        let handed = self.incoming.receive(each);
         self.counters.datagrams_received += handed as u64;
         Ok(handed)
     }
@@ -157,20 +154,24 @@ impl Driver for MemoryDriver {
     fn commit(&mut self, len: usize) {
         let lent_len = self.lent.take().expect("a datagram is lent before it is committed");
         assert!(len <= lent_len, "{len} bytes committed of {lent_len} lent");
-        self.frames[self.queued].len = len;
+        self.frames[self.queued].len = u32::try_from(len).expect("UDP payloads are below 64 KiB");
         self.queued += 1;
     }
 
     fn flush(&mut self) -> io::Result<()> {
         let queued = std::mem::take(&mut self.queued);
-        for (frame, target) in self.frames.iter_mut().zip(&self.targets).take(queued) {
-            match target {
-                None => self.counters.dropped_error += 1,
-                Some(queue) if self.wiring.sender(*queue).exchange(frame) => {
-                    self.counters.datagrams_sent += 1
-                }
-                Some(_) => self.counters.dropped_queue_full += 1,
-            }
+        let mut start = 0;
+        // Neighbours with one target cross in one burst.
+        for neighbours in self.targets[..queued].chunk_by(|one, next| one == next) {
+            let frames = &mut self.frames[start..start + neighbours.len()];
+            start += neighbours.len();
+            let Some(queue) = neighbours[0] else {
+                self.counters.dropped_error += frames.len() as u64;
+                continue;
+            };
+            let taken = self.wiring.sender(queue).exchange(frames);
+            self.counters.datagrams_sent += taken as u64;
+            self.counters.dropped_queue_full += (frames.len() - taken) as u64;
         }
         Ok(())
     }

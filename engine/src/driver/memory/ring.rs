@@ -9,6 +9,9 @@
 //!     p + 1            full, waits for the receiver
 //!     p + DESCRIPTORS  empty again, one round later
 //! ```
+//!
+//! Both ends work in bursts: a sender fills all slots of a burst before it publishes the first, and the receiver empties all
+//! that it finds before it gives back the first. So the two cores exchange many cache lines at once, not one at a time.
 #![expect(
     unsafe_code,
     reason = "a slot's frame is shared between the sender that claimed it and the receiver"
@@ -22,6 +25,8 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 
 use crossbeam_utils::CachePadded;
 
+use super::super::RECEIVE_BURST;
+
 /// Slots of one ring: the descriptors of the LCD NIC's queue (paper, section 3.1).
 pub const DESCRIPTORS: usize = 256;
 
@@ -31,7 +36,7 @@ pub(super) struct Frame {
     /// Room for the largest datagram.
     pub(super) bytes: Box<[u8]>,
     /// How much of it the datagram fills.
-    pub(super) len: usize,
+    pub(super) len: u32,
     /// Where the datagram comes from.
     pub(super) from: SocketAddr,
 }
@@ -44,15 +49,31 @@ impl Frame {
     }
 }
 
+/// One cache line, so that a datagram's descriptor crosses between cores in one transfer.
+#[repr(align(64))]
 struct Slot {
     sequence: AtomicUsize,
     frame: UnsafeCell<Frame>,
 }
 
+const _: () = assert!(size_of::<Slot>() == 64);
+
 struct Ring {
-    slots: Box<[CachePadded<Slot>]>,
+    slots: Box<[Slot]>,
     /// The position that the next sender claims.
     tail: CachePadded<AtomicUsize>,
+}
+
+impl Ring {
+    fn slot(&self, position: usize) -> &Slot {
+        &self.slots[position % DESCRIPTORS]
+    }
+
+    /// Whether the slot of `position` is free for the sender that claims it.
+    fn is_free(&self, position: usize) -> bool {
+        // SYNC: slot emptied
+        self.slot(position).sequence.load(Ordering::Acquire) == position
+    }
 }
 
 // SAFETY: a slot's frame is touched only by the sender that claimed its position, until it stores `position + 1`, and then
@@ -76,7 +97,7 @@ pub(super) fn ring(capacity: usize) -> (Sender, Receiver) {
     let slots = (0..DESCRIPTORS)
         .map(|position| {
             let frame = UnsafeCell::new(Frame::new(capacity));
-            CachePadded::new(Slot { sequence: AtomicUsize::new(position), frame })
+            Slot { sequence: AtomicUsize::new(position), frame }
         })
         .collect();
     let ring = Arc::new(Ring { slots, tail: CachePadded::new(AtomicUsize::new(0)) });
@@ -84,57 +105,86 @@ pub(super) fn ring(capacity: usize) -> (Sender, Receiver) {
 }
 
 impl Sender {
-    /// Queues `frame` and leaves an empty one in its place, or says `false` and leaves it if the ring is full.
+    /// Queues the first of `frames`, leaves empty ones in their place, and returns how many: fewer than all if the ring is
+    /// full.
     #[inline]
-    pub(super) fn exchange(&self, frame: &mut Frame) -> bool {
-        let mut position = self.ring.tail.load(Ordering::Relaxed);
+    pub(super) fn exchange(&self, frames: &mut [Frame]) -> usize {
+        let Some((start, count)) = self.claim(frames.len()) else { return 0 };
+        for (index, frame) in frames[..count].iter_mut().enumerate() {
+            let slot = self.ring.slot(start.wrapping_add(index));
+            // SAFETY: we claimed this position of an empty slot, so nobody else touches the frame until its sequence
+            // is stored below.
+            std::mem::swap(unsafe { &mut *slot.frame.get() }, frame);
+        }
+        // The first is published last: the receiver, who waits for it, then finds the whole burst.
+        for index in (0..count).rev() {
+            let position = start.wrapping_add(index);
+            // SYNC: datagram visible
+            self.ring.slot(position).sequence.store(position.wrapping_add(1), Ordering::Release);
+        }
+        count
+    }
+
+    /// Claims up to `wanted` free positions in a row: the first of them, and how many.
+    #[inline]
+    fn claim(&self, wanted: usize) -> Option<(usize, usize)> {
+        let mut start = self.ring.tail.load(Ordering::Relaxed);
         // Ends: each further round means that another sender made progress.
         loop {
-            let slot = &self.ring.slots[position % DESCRIPTORS];
-            // SYNC: slot emptied
-            let sequence = slot.sequence.load(Ordering::Acquire);
-            // Positions wrap around, so which is ahead shows in their difference.
-            let is_behind = sequence.wrapping_sub(position) > usize::MAX / 2;
-            match (sequence == position, is_behind) {
-                (false, true) => return false,
-                (false, false) => position = self.ring.tail.load(Ordering::Relaxed),
-                (true, _) => match self.claim(position) {
-                    Err(current) => position = current,
-                    Ok(()) => {
-                        // SAFETY: we claimed `position` of an empty slot, so nobody else touches the frame until the
-                        // store below.
-                        std::mem::swap(unsafe { &mut *slot.frame.get() }, frame);
-                        // SYNC: datagram visible
-                        slot.sequence.store(position.wrapping_add(1), Ordering::Release);
-                        return true;
-                    }
-                },
+            let count = self.free_from(start, wanted);
+            if count == 0 {
+                let current = self.ring.tail.load(Ordering::Relaxed);
+                if current == start {
+                    return None;
+                }
+                start = current;
+                continue;
+            }
+            let next = start.wrapping_add(count);
+            match self.ring.tail.compare_exchange_weak(start, next, Ordering::Relaxed, Ordering::Relaxed) {
+                Ok(_) => return Some((start, count)),
+                Err(current) => start = current,
             }
         }
     }
 
-    fn claim(&self, position: usize) -> Result<(), usize> {
-        let next = position.wrapping_add(1);
-        self.ring.tail.compare_exchange_weak(position, next, Ordering::Relaxed, Ordering::Relaxed).map(|_| ())
+    /// How many slots from `start` on are free, at most `wanted`. The receiver frees them in order, so if the last one is
+    /// free, all are.
+    #[inline]
+    fn free_from(&self, start: usize, wanted: usize) -> usize {
+        let wanted = wanted.min(DESCRIPTORS);
+        if wanted > 0 && self.ring.is_free(start.wrapping_add(wanted - 1)) {
+            return wanted;
+        }
+        (0..wanted).take_while(|index| self.ring.is_free(start.wrapping_add(*index))).count()
     }
 }
 
 impl Receiver {
-    /// Lends the oldest datagram to `each` and frees its slot, or says `false` if none waits.
+    /// Lends up to [`RECEIVE_BURST`] datagrams to `each`, oldest first, then frees their slots, and returns how many.
     #[inline]
-    pub(super) fn receive(&mut self, each: impl FnOnce(SocketAddr, &[u8])) -> bool {
-        let slot = &self.ring.slots[self.head % DESCRIPTORS];
-        // SYNC: datagram visible
-        if slot.sequence.load(Ordering::Acquire) != self.head.wrapping_add(1) {
-            return false;
+    pub(super) fn receive(&mut self, mut each: impl FnMut(SocketAddr, &[u8])) -> usize {
+        let mut count = 0;
+        while count < RECEIVE_BURST {
+            let position = self.head.wrapping_add(count);
+            let slot = self.ring.slot(position);
+            // SYNC: datagram visible
+            if slot.sequence.load(Ordering::Acquire) != position.wrapping_add(1) {
+                break;
+            }
+            // SAFETY: the slot is full, so no sender touches it until its sequence is stored below, and we are the only
+            // receiver.
+            let frame = unsafe { &*slot.frame.get() };
+            each(frame.from, &frame.bytes[..frame.len as usize]);
+            count += 1;
         }
-        // SAFETY: the slot is full, so no sender touches it until the store below, and we are the only receiver.
-        let frame = unsafe { &*slot.frame.get() };
-        each(frame.from, &frame.bytes[..frame.len]);
-        // SYNC: slot emptied
-        slot.sequence.store(self.head.wrapping_add(DESCRIPTORS), Ordering::Release);
-        self.head = self.head.wrapping_add(1);
-        true
+        for _ in 0..count {
+            // SYNC: slot emptied
+            let freed = self.head.wrapping_add(DESCRIPTORS);
+            self.ring.slot(self.head).sequence.store(freed, Ordering::Release);
+            self.head = self.head.wrapping_add(1);
+        }
+        count
     }
 }
 
@@ -154,59 +204,76 @@ impl fmt::Debug for Receiver {
 mod tests {
     use super::*;
 
-    fn send(sender: &Sender, frame: &mut Frame, value: u32) -> bool {
-        frame.bytes[..4].copy_from_slice(&value.to_le_bytes());
-        frame.len = 4;
-        sender.exchange(frame)
+    /// Sends `count` numbers from `first` on, and returns how many were taken.
+    fn send(sender: &Sender, frames: &mut [Frame], first: u32, count: usize) -> usize {
+        for (frame, number) in frames[..count].iter_mut().zip(first..) {
+            frame.bytes[..4].copy_from_slice(&number.to_le_bytes());
+            frame.len = 4;
+        }
+        sender.exchange(&mut frames[..count])
     }
 
-    fn value(bytes: &[u8]) -> u32 {
+    fn frames(count: usize) -> Vec<Frame> {
+        (0..count).map(|_| Frame::new(16)).collect()
+    }
+
+    fn number(bytes: &[u8]) -> u32 {
         u32::from_le_bytes(bytes.try_into().unwrap())
     }
 
     #[test]
-    fn a_full_ring_refuses_and_keeps_the_order_over_many_rounds() {
+    fn a_full_ring_refuses_the_rest_of_a_burst_and_keeps_the_order_over_many_rounds() {
         let (sender, mut receiver) = ring(16);
-        let mut frame = Frame::new(16);
-        let mut expected = 0_u32;
-        for round in 0..10_u32 {
-            for index in 0..256 {
-                assert!(send(&sender, &mut frame, round * 256 + index));
+        let mut frames = frames(100);
+        let (mut sent, mut expected) = (0, 0);
+        for _ in 0..10 {
+            for wanted in [100, 100, 56] {
+                assert_eq!(send(&sender, &mut frames, sent, 100), wanted);
+                sent += u32::try_from(wanted).unwrap();
             }
-            assert!(!send(&sender, &mut frame, u32::MAX));
-            while receiver.receive(|_, bytes| assert_eq!(value(bytes), expected)) {
+            assert_eq!(send(&sender, &mut frames, sent, 100), 0);
+            let each = |_, bytes: &[u8]| {
+                assert_eq!(number(bytes), expected);
                 expected += 1;
+            };
+            let mut each = each;
+            for wanted in [64, 64, 64, 64, 0] {
+                assert_eq!(receiver.receive(&mut each), wanted);
             }
         }
-        assert_eq!(expected, 2560);
+        assert_eq!(expected, 2_560);
     }
 
     #[test]
     fn several_senders_on_several_threads_each_keep_their_order_and_lose_nothing_they_were_promised() {
-        const SENDERS: u32 = 3;
+        const SENDERS: usize = 3;
         const EACH: u32 = 20_000;
         let (sender, mut receiver) = ring(16);
         let threads: Vec<_> = (0..SENDERS)
             .map(|id| {
                 let sender = sender.clone();
                 std::thread::spawn(move || {
-                    let mut frame = Frame::new(16);
-                    for index in 0..EACH {
-                        while !send(&sender, &mut frame, id << 24 | index) {
-                            std::thread::yield_now();
+                    let mut frames = frames(40);
+                    let first = u32::try_from(id << 24).unwrap();
+                    let mut sent = 0;
+                    while sent < EACH {
+                        let count = usize::try_from(1 + sent % 40).unwrap().min((EACH - sent) as usize);
+                        match send(&sender, &mut frames, first + sent, count) {
+                            0 => std::thread::yield_now(),
+                            taken => sent += u32::try_from(taken).unwrap(),
                         }
                     }
                 })
             })
             .collect();
-        let mut next = [0_u32; SENDERS as usize];
-        while next.iter().sum::<u32>() < SENDERS * EACH {
+        let mut next = [0_u32; SENDERS];
+        while next != [EACH; SENDERS] {
             let received = receiver.receive(|_, bytes| {
-                let id = (value(bytes) >> 24) as usize;
-                assert_eq!(value(bytes) & 0xff_ffff, next[id]);
+                let id = (number(bytes) >> 24) as usize;
+                assert_eq!(number(bytes) & 0xff_ffff, next[id]);
                 next[id] += 1;
             });
-            if !received {
+            if received == 0 {
                 std::thread::yield_now();
             }
         }

@@ -276,6 +276,9 @@ impl SendBatch {
     /// Gives the first of `runs`, whose bytes are in `staging`, to the socket and returns how many it took. An error is
     /// of the first run; later ones show theirs when they are first.
     pub(super) fn send(&mut self, fd: BorrowedFd<'_>, staging: &[u8], runs: &[Run]) -> io::Result<usize> {
+        if let [Run { datagrams: 1, .. }] = runs {
+            return self.send_alone(fd, staging, &runs[0]);
+        }
         let count = runs.len().min(SEND_BATCH);
         for (index, run) in runs[..count].iter().enumerate() {
             let bytes = &staging[run.range()];
@@ -297,6 +300,24 @@ impl SendBatch {
             )
         };
         usize::try_from(result).map_err(|_| io::Error::last_os_error())
+    }
+
+    /// The usual case of a question or an answer: about a tenth cheaper for the kernel without a header to import.
+    fn send_alone(&mut self, fd: BorrowedFd<'_>, staging: &[u8], run: &Run) -> io::Result<usize> {
+        let bytes = &staging[run.range()];
+        let name_bytes = self.names[0].set(run.to);
+        // SAFETY: pointers and lengths name `bytes` and our first name, which the kernel only reads during the call.
+        let result = unsafe {
+            libc::sendto(
+                fd.as_raw_fd(),
+                bytes.as_ptr().cast(),
+                bytes.len(),
+                libc::MSG_DONTWAIT | libc::MSG_NOSIGNAL,
+                (&raw const self.names[0]).cast(),
+                name_bytes,
+            )
+        };
+        if result < 0 { Err(io::Error::last_os_error()) } else { Ok(1) }
     }
 }
 
