@@ -168,9 +168,12 @@ fn connections(engine: &EngineStatus) -> Table {
                 flow.local.to_string(),
                 flow.kind.clone(),
                 flow.state.clone(),
-                format!("{} us", text::three_digits(flow.srtt_us)),
+                match flow.srtt_us {
+                    0 => "-".to_owned(),
+                    micros => text::span(micros * 1000),
+                },
                 flow.messages_sent.to_string(),
-                flow.messages_received.to_string(),
+                flow.messages_delivered.to_string(),
             ]);
         }
     }
