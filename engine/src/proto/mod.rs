@@ -9,11 +9,27 @@
 use core::fmt;
 use std::net::SocketAddr;
 
+pub mod congestion;
 pub mod rng;
 pub mod time;
 
-mod api;
-pub use api::*;
+mod config;
+mod endpoint;
+mod flow;
+mod handshake;
+mod pmtu;
+mod ranges;
+mod receiver;
+mod rtt;
+mod sender;
+mod seq;
+mod timers;
+
+#[cfg(test)]
+mod tests;
+
+pub use config::{Config, Congestion, Counters};
+pub use endpoint::Endpoint;
 
 /// Largest message in bytes (paper, section 5: 8 MB).
 pub const MAX_MESSAGE: u32 = 8 * 1024 * 1024;
@@ -138,7 +154,8 @@ pub struct Datagram<'a> {
 pub trait Payload {
     /// A first datagram asks for this port: would a flow be taken?
     fn listening(&mut self, port: u16) -> Listening;
-    /// A flow for the listener of `port` is established. `peer` are the other side's limits. An error ends it again.
+    /// A flow for the listener of `port` is established. `from` is the peer's address with its *flow port*, which tells
+    /// flows of one peer apart; `peer` are the other side's limits. An error ends it again.
     fn accept(&mut self, flow: FlowId, port: u16, from: SocketAddr, peer: Limits) -> Result<(), Reason>;
     /// Room for all of a message of `len` bytes, or none: `None` counts as a lost datagram and the peer tries again.
     fn reserve(&mut self, flow: FlowId, len: u32) -> Option<RxHandle>;
@@ -179,6 +196,32 @@ pub enum Body {
         /// How many.
         len: u32,
     },
+}
+
+/// A send that was not taken.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum SendError {
+    /// The flow is not known, not connected, or closing at either end.
+    UnknownFlow,
+    /// More messages than [`Config::max_outstanding`] are unacknowledged.
+    NoCredit,
+    /// Empty, or longer than the peer takes.
+    MessageSize,
+}
+
+/// One datagram to send: write `header_len` bytes with [`Endpoint::emit_header`], then the body.
+#[derive(Clone, Copy, Debug)]
+pub struct Transmit {
+    /// To whom.
+    pub to: SocketAddr,
+    /// The flow, if the datagram belongs to one (a reset for a stranger does not).
+    pub flow: Option<FlowId>,
+    /// Bytes of the header.
+    pub header_len: usize,
+    /// What follows the header.
+    pub body: Body,
+    /// Bytes of the body on the wire (for a bundle: the two-byte lengths included).
+    pub body_len: usize,
 }
 
 /// Something the worker has to tell an application or its log.

@@ -1,0 +1,167 @@
+//! What can be chosen about an endpoint, and what it counts.
+
+use super::congestion;
+use super::time::Duration;
+use crate::wire::header::ParseError;
+
+/// Which congestion controller new flows get.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Congestion {
+    /// Delay-based, for use.
+    Delay,
+    /// A fixed window of so many bytes, for tests and comparison.
+    Fixed(u32),
+}
+
+impl Congestion {
+    pub(super) fn controller(self) -> Box<dyn congestion::Controller> {
+        match self {
+            Self::Delay => Box::new(congestion::Delay::default()),
+            Self::Fixed(bytes) => Box::new(congestion::Fixed(u64::from(bytes))),
+        }
+    }
+}
+
+/// Everything about an endpoint that can be chosen.
+#[derive(Clone, Debug)]
+pub struct Config {
+    /// Largest UDP payload in bytes that our own interface takes (MTU less 28 for IPv4).
+    pub max_datagram: u32,
+    /// Most flows at a time.
+    pub max_flows: u32,
+    /// A flow with nothing to say sends a keepalive this often.
+    pub keepalive: Duration,
+    /// A flow that heard nothing for this long although it asked ends with `Timeout`.
+    pub dead_after: Duration,
+    /// Least time between a second and later retransmissions of the same tail.
+    pub min_rto: Duration,
+    /// Longest that an acknowledgement waits for data to ride on.
+    pub max_ack_delay: Duration,
+    /// The congestion controller of new flows.
+    pub congestion: Congestion,
+    /// Most messages of one flow that may be unacknowledged at a time.
+    pub max_outstanding: u32,
+    /// Engines of this sidecar, told to peers.
+    pub engines: u8,
+}
+
+impl Default for Config {
+    fn default() -> Self {
+        Self {
+            max_datagram: 1_472,
+            max_flows: 65_536,
+            keepalive: Duration::from_secs(10),
+            dead_after: Duration::from_secs(30),
+            min_rto: Duration::from_millis(2),
+            max_ack_delay: Duration::from_micros(100),
+            congestion: Congestion::Delay,
+            max_outstanding: 32_768,
+            engines: 1,
+        }
+    }
+}
+
+macro_rules! counters {
+    ($($(#[doc = $doc:literal])+ $name:ident,)+) => {
+        /// What an endpoint counted. A drop reason is a counter.
+        #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+        pub struct Counters {
+            $($(#[doc = $doc])+ pub $name: u64,)+
+        }
+
+        impl Counters {
+            /// Every counter with its name.
+            pub fn iter(&self) -> impl Iterator<Item = (&'static str, u64)> + use<> {
+                [$((stringify!($name), self.$name),)+].into_iter()
+            }
+        }
+    };
+}
+
+counters! {
+    /// Datagrams handed to the endpoint.
+    datagrams_received,
+    /// Datagrams made by the endpoint.
+    datagrams_sent,
+    /// Messages delivered whole.
+    messages_delivered,
+    /// Messages acknowledged by peers.
+    messages_acknowledged,
+    /// Segments and bundled messages sent again.
+    retransmissions,
+    /// Packets that were declared lost.
+    packets_lost,
+    /// Packets declared lost whose acknowledgement came later.
+    spurious_losses,
+    /// Probes of a silent tail.
+    tail_probes,
+    /// Second and later timeouts of the same tail.
+    timeouts,
+    /// Acknowledgements that rode on no data.
+    pure_acks,
+    /// Keepalives sent.
+    keepalives,
+    /// Flows connected by us.
+    connected,
+    /// Flows accepted from peers.
+    accepted,
+    /// Connects that failed.
+    connects_failed,
+    /// Flows that ended in order.
+    flows_closed,
+    /// Flows that ended by reset or timeout.
+    flows_reset,
+    /// SYNs answered with a refusal.
+    syns_refused,
+    /// Dropped: shorter than its fields promise.
+    drop_truncated,
+    /// Dropped: a version that we do not speak.
+    drop_version,
+    /// Dropped: an unknown packet type.
+    drop_type,
+    /// Dropped: impossible flags.
+    drop_flags,
+    /// Dropped: a field with an impossible value.
+    drop_field,
+    /// Dropped: names a flow that we do not know; answered by a reset if the rate allows.
+    drop_unknown_flow,
+    /// Dropped: names a flow of another host.
+    drop_wrong_address,
+    /// Dropped: a packet number that was received already or is too old to know.
+    drop_duplicate,
+    /// Dropped: a packet number further ahead than anything we could have missed.
+    drop_number_ahead,
+    /// Dropped: a forged or outdated cookie.
+    drop_cookie,
+    /// Dropped: a SYN_ACK, REJECT or RESET that answers nothing of ours.
+    drop_forged_answer,
+    /// Dropped: data beyond the limits told.
+    drop_beyond_window,
+    /// Dropped: a segment that contradicts earlier ones of its message.
+    drop_contradiction,
+    /// Dropped: acknowledges packets that were never sent.
+    drop_false_ack,
+    /// Dropped: no room at the receiving application; the peer repeats it.
+    drop_no_room,
+    /// Dropped: for a flow whose application closed it.
+    drop_after_close,
+    /// Replies to strangers not sent because of the rate limit or a full queue.
+    replies_suppressed,
+    /// Path size probes sent.
+    path_probes,
+    /// Paths that became narrower.
+    path_black_holes,
+}
+
+impl Counters {
+    pub(super) fn count_parse_error(&mut self, error: ParseError) {
+        let counter = match error {
+            ParseError::Truncated => &mut self.drop_truncated,
+            ParseError::Version => &mut self.drop_version,
+            ParseError::Type => &mut self.drop_type,
+            ParseError::Flags => &mut self.drop_flags,
+            ParseError::Field => &mut self.drop_field,
+        };
+        *counter += 1;
+    }
+}

@@ -1,0 +1,836 @@
+//! All connections of one engine: who a datagram is for, who may send next, what strangers are told.
+
+use super::flow::{Flow, Handled};
+use super::handshake::{self, COOKIE_LIFETIME_S, CookieJar};
+use super::rng::Rng;
+use super::seq::low;
+use super::time::{Duration, Instant};
+use super::timers::Timers;
+use super::{
+    Body, Config, Counters, Datagram, Event, FlowId, FlowStats, Limits, Listening, Payload, Reason,
+    SendError, Transmit, TxHandle,
+};
+use crate::wire::header::{
+    self, Confirm, ConnectionId, Data, Emitter, Packet, Refusal, SYN_ACK_LEN, Syn, SynAck, VERSION,
+    WireLimits,
+};
+use std::collections::{BTreeMap, HashMap, VecDeque};
+use std::hash::{BuildHasherDefault, Hasher};
+use std::net::SocketAddr;
+
+/// Packets that one flow may send before the next one's turn.
+const QUANTUM: u32 = 32;
+/// Answers to strangers that wait to be sent.
+const MAX_REPLIES: usize = 256;
+/// Resets for strangers: so many at once, and one more each millisecond.
+const RESET_BURST: u64 = 64;
+const RESET_INTERVAL: Duration = Duration::from_millis(1);
+/// Ended flows that are remembered.
+const MAX_TIME_WAIT: usize = 65_536;
+/// For how long: longer than any cookie that could make the flow again.
+const TIME_WAIT: Duration = Duration::from_secs(COOKIE_LIFETIME_S as u64 + 5);
+/// A wake-up is never nearer than this.
+const LEAST_WAIT: Duration = Duration::from_micros(1);
+/// First of the ports that name our flows at a peer.
+const FIRST_FLOW_PORT: u16 = 32_768;
+
+/// Connection ids are random: they need no hashing.
+#[derive(Debug, Default, Clone, Copy)]
+struct IdHasher(u64);
+
+impl Hasher for IdHasher {
+    fn finish(&self) -> u64 {
+        self.0
+    }
+    fn write(&mut self, bytes: &[u8]) {
+        for &byte in bytes {
+            self.0 = self.0.rotate_left(8) ^ u64::from(byte);
+        }
+    }
+    fn write_u32(&mut self, id: u32) {
+        // The table uses the upper bits too.
+        self.0 = u64::from(id) | u64::from(id) << 32;
+    }
+}
+
+type ById<T> = HashMap<u32, T, BuildHasherDefault<IdHasher>>;
+
+/// What is left of a flow that ended, so that late packets of its peer are answered rightly.
+#[derive(Debug, Clone, Copy)]
+struct Remains {
+    remote: ConnectionId,
+    to: SocketAddr,
+    next_number: u64,
+    kind: RemainsKind,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum RemainsKind {
+    /// Everything the peer sent was delivered: any packet of it is acknowledged.
+    TookAll,
+    /// We closed: its FIN is acknowledged, its data is not.
+    Closed,
+    /// The flow was reset for this reason; the peer is told again.
+    Reset(Reason),
+}
+
+/// Something to say that belongs to no flow.
+#[derive(Debug, Clone, Copy)]
+enum Reply {
+    SynAck(SynAck),
+    Reject(Refusal),
+    Reset { refusal: Refusal, stateless: bool },
+    Ack { remote: ConnectionId, number: u32, largest: u32 },
+}
+
+#[derive(Debug, Default)]
+struct Slot {
+    generation: u32,
+    flow: Option<Box<Flow>>,
+}
+
+/// The connections of one engine.
+#[derive(Debug)]
+pub struct Endpoint {
+    config: Config,
+    rng: Rng,
+    jar: CookieJar,
+    slots: Vec<Slot>,
+    free: Vec<u32>,
+    by_id: ById<u32>,
+    /// Flows by the peer's address and name for them: resets echo those. An ordered map: its order is the same every run.
+    by_remote: BTreeMap<(SocketAddr, ConnectionId), u32>,
+    remains: ById<Remains>,
+    remains_order: VecDeque<(Instant, u32)>,
+    ready: VecDeque<u32>,
+    /// Packets that the first of `ready` may still send in this turn.
+    quantum: u32,
+    starved: Vec<u32>,
+    timers: Timers,
+    replies: VecDeque<(SocketAddr, Reply)>,
+    resets_allowed: u64,
+    resets_counted_at: Instant,
+    events: VecDeque<Event>,
+    emitter: Emitter,
+    bundle: Vec<(TxHandle, u16)>,
+    next_flow_port: u16,
+    counters: Counters,
+}
+
+impl Endpoint {
+    /// An endpoint without flows. `seed` decides every identifier; in production it comes from the system.
+    pub fn new(config: Config, seed: [u64; 2]) -> Self {
+        let mut rng = Rng::new(seed);
+        let jar = CookieJar::new([rng.next_u64(), rng.next_u64()]);
+        let spread = u16::try_from(rng.below(16_384)).unwrap_or(0);
+        Self {
+            jar,
+            rng,
+            slots: Vec::new(),
+            free: Vec::new(),
+            by_id: ById::default(),
+            by_remote: BTreeMap::new(),
+            remains: ById::default(),
+            remains_order: VecDeque::new(),
+            ready: VecDeque::new(),
+            quantum: QUANTUM,
+            starved: Vec::new(),
+            timers: Timers::default(),
+            replies: VecDeque::new(),
+            resets_allowed: RESET_BURST,
+            resets_counted_at: Instant::ZERO,
+            events: VecDeque::new(),
+            emitter: Emitter::default(),
+            bundle: Vec::with_capacity(256),
+            next_flow_port: FIRST_FLOW_PORT + spread,
+            counters: Counters::default(),
+            config,
+        }
+    }
+
+    /// One datagram from the network. Events it causes must be polled before the next one is handled.
+    pub fn handle_datagram(&mut self, now: Instant, datagram: &Datagram<'_>, payload: &mut impl Payload) {
+        self.counters.datagrams_received += 1;
+        match header::parse(datagram.bytes) {
+            Ok(Packet::Data(data)) => self.on_data(now, datagram, &data, payload),
+            Ok(Packet::Syn(syn)) => self.on_syn(now, datagram.from, &syn, payload),
+            Ok(Packet::SynAck(answer)) => self.on_syn_ack(now, datagram.from, &answer),
+            Ok(Packet::Reject(refusal)) => self.on_reject(datagram.from, refusal),
+            Ok(Packet::Reset { refusal, stateless }) => {
+                self.on_reset(now, datagram.from, refusal, stateless, payload);
+            }
+            Err(error) => self.counters.count_parse_error(error),
+        }
+    }
+
+    #[inline]
+    fn on_data(
+        &mut self,
+        now: Instant,
+        datagram: &Datagram<'_>,
+        data: &Data<'_>,
+        payload: &mut impl Payload,
+    ) {
+        let index = match self.by_id.get(&data.id.0) {
+            Some(&index) => index,
+            None => match self.on_unknown(now, datagram, data, payload) {
+                Some(index) => index,
+                None => return,
+            },
+        };
+        let Some(flow) = self.slots[index as usize].flow.as_deref_mut() else { return };
+        if flow.to.ip() != datagram.from.ip() || flow.connecting.is_some() {
+            self.counters.drop_wrong_address += 1;
+            return;
+        }
+        let handled =
+            flow.on_data(now, data, datagram.bytes.len(), &self.config, &mut self.counters, payload);
+        if handled == Handled::Used {
+            self.after(now, index, payload);
+        }
+    }
+
+    /// A packet for a flow that is not there: perhaps a client confirms, perhaps the flow ended, perhaps we were restarted.
+    #[cold]
+    fn on_unknown(
+        &mut self,
+        now: Instant,
+        datagram: &Datagram<'_>,
+        data: &Data<'_>,
+        payload: &mut impl Payload,
+    ) -> Option<u32> {
+        self.expire_remains(now);
+        if let Some(&remains) = self.remains.get(&data.id.0) {
+            self.answer_late(now, &remains, datagram, data);
+            return None;
+        }
+        if let Some(confirm) = &data.confirm {
+            if self.jar.check(now, datagram.from, data.id, confirm) && confirm.version == VERSION {
+                return self.accept(now, datagram, data, confirm, payload);
+            }
+            self.counters.drop_cookie += 1;
+        }
+        self.counters.drop_unknown_flow += 1;
+        self.reply_reset(now, datagram, data, Reason::UnknownFlow);
+        None
+    }
+
+    fn accept(
+        &mut self,
+        now: Instant,
+        datagram: &Datagram<'_>,
+        data: &Data<'_>,
+        confirm: &Confirm,
+        payload: &mut impl Payload,
+    ) -> Option<u32> {
+        if !self.has_room() {
+            self.reply_reset(now, datagram, data, Reason::TooManyFlows);
+            return None;
+        }
+        let id = self.reserve_slot();
+        let from = SocketAddr::new(datagram.from.ip(), confirm.flow_port);
+        let limits = Limits::from_wire(confirm.client_limits);
+        if let Err(reason) = payload.accept(id, confirm.port, from, limits) {
+            self.free_slot(id.index());
+            self.reply_reset(now, datagram, data, reason);
+            return None;
+        }
+        self.counters.accepted += 1;
+        let flow = Flow::accepted(now, id, data.id, datagram.from, confirm, &self.config);
+        self.by_remote.insert((flow.to, flow.remote), id.index());
+        self.by_id.insert(data.id.0, id.index());
+        self.slots[id.index() as usize].flow = Some(Box::new(flow));
+        Some(id.index())
+    }
+
+    fn has_room(&self) -> bool {
+        self.by_id.len() < self.config.max_flows as usize
+    }
+
+    fn reserve_slot(&mut self) -> FlowId {
+        let index = self.free.pop().unwrap_or_else(|| {
+            self.slots.push(Slot::default());
+            u32::try_from(self.slots.len() - 1).unwrap_or(u32::MAX)
+        });
+        FlowId::new(index, self.slots[index as usize].generation)
+    }
+
+    fn free_slot(&mut self, index: u32) {
+        let slot = &mut self.slots[index as usize];
+        slot.flow = None;
+        slot.generation = slot.generation.wrapping_add(1);
+        self.free.push(index);
+    }
+
+    fn on_syn(&mut self, now: Instant, from: SocketAddr, syn: &Syn, payload: &mut impl Payload) {
+        let reason = if syn.versions.0 > VERSION || syn.versions.1 < handshake::OLDEST_VERSION {
+            Some(Reason::Version)
+        } else if !self.has_room() {
+            Some(Reason::TooManyFlows)
+        } else {
+            None
+        };
+        let refused = match (reason, payload.listening(syn.port)) {
+            (Some(reason), _) => reason,
+            (None, Listening::Nobody) => Reason::Refused,
+            (None, Listening::Busy) => Reason::Busy,
+            (None, Listening::Open(limits)) => return self.answer_syn(now, from, syn, limits),
+        };
+        self.counters.syns_refused += 1;
+        let refusal = Refusal { id: syn.client, number: syn.number, reason: refused as u8 };
+        self.reply(from, Reply::Reject(refusal));
+    }
+
+    fn answer_syn(&mut self, now: Instant, from: SocketAddr, syn: &Syn, limits: Limits) {
+        let server = self.fresh_id();
+        let number = self.rng.next_u32();
+        let max_datagram = u16::try_from(self.config.max_datagram).unwrap_or(u16::MAX);
+        let offer = handshake::offer(syn, number, limits, max_datagram);
+        let answer = SynAck {
+            client: syn.client,
+            echo: syn.number,
+            version: VERSION,
+            engines: self.config.engines,
+            server,
+            number,
+            limits: limits.to_wire(),
+            max_datagram,
+            stamp: syn.stamp,
+            cookie: self.jar.issue(now, from, server, &offer),
+        };
+        self.reply(from, Reply::SynAck(answer));
+    }
+
+    fn fresh_id(&mut self) -> ConnectionId {
+        loop {
+            let id = self.rng.next_u32();
+            if !self.by_id.contains_key(&id) && !self.remains.contains_key(&id) {
+                return ConnectionId(id);
+            }
+        }
+    }
+
+    fn on_syn_ack(&mut self, now: Instant, from: SocketAddr, answer: &SynAck) {
+        let Some((index, flow)) = flow_of(&self.by_id, &mut self.slots, answer.client, from) else {
+            self.counters.drop_forged_answer += 1;
+            return;
+        };
+        if flow.connecting.is_none() && flow.remote == answer.server {
+            return; // The answer came twice.
+        }
+        if !flow.on_syn_ack(now, answer, &self.config) {
+            self.counters.drop_forged_answer += 1;
+            return;
+        }
+        self.counters.connected += 1;
+        let key = (flow.to, flow.remote);
+        self.events.push_back(Event::Connected { flow: flow.id, peer: flow.peer });
+        self.by_remote.insert(key, index);
+        self.schedule(now, index);
+    }
+
+    fn on_reject(&mut self, from: SocketAddr, refusal: Refusal) {
+        let believed = flow_of(&self.by_id, &mut self.slots, refusal.id, from)
+            .filter(|(_, flow)| flow.connecting.as_ref().is_some_and(|c| c.syn.number == refusal.number))
+            .map(|(index, flow)| (index, flow.id));
+        let (Some((index, id)), Some(reason)) = (believed, Reason::from_code(refusal.reason)) else {
+            self.counters.drop_forged_answer += 1;
+            return;
+        };
+        self.counters.connects_failed += 1;
+        self.events.push_back(Event::ConnectFailed { flow: id, reason });
+        self.remove(index);
+    }
+
+    fn on_reset(
+        &mut self,
+        now: Instant,
+        from: SocketAddr,
+        refusal: Refusal,
+        stateless: bool,
+        payload: &mut impl Payload,
+    ) {
+        let index = if stateless {
+            self.by_remote.get(&(from, refusal.id)).copied()
+        } else {
+            self.by_id.get(&refusal.id.0).copied()
+        };
+        let reason = Reason::from_code(refusal.reason).unwrap_or(Reason::ProtocolError);
+        let flow = index.and_then(|index| self.slots[index as usize].flow.as_deref());
+        let believed = flow.is_some_and(|flow| {
+            if flow.to.ip() != from.ip() || flow.connecting.is_some() {
+                return false;
+            }
+            if !stateless {
+                let largest = flow.receiver.packets.largest();
+                let number = super::seq::expand(refusal.number, largest);
+                return number + 1024 > largest && number <= largest + super::receiver::MAX_AHEAD;
+            }
+            // A server that has not seen our CONFIRM yet does not know the flow: that is no news.
+            let premature = reason == Reason::UnknownFlow && flow.confirm.is_some();
+            !premature && flow.sender.is_outstanding(refusal.number)
+        });
+        match index {
+            Some(index) if believed => self.end(now, index, End::Reset { reason, tell: false }, payload),
+            _ => self.counters.drop_forged_answer += 1,
+        }
+    }
+
+    /// A late packet of a flow that ended.
+    fn answer_late(&mut self, now: Instant, remains: &Remains, datagram: &Datagram<'_>, data: &Data<'_>) {
+        if remains.to.ip() != datagram.from.ip() {
+            self.counters.drop_wrong_address += 1;
+            return;
+        }
+        let pings = matches!(data.body, header::Body::Ping { .. } | header::Body::Nudge);
+        let carries_data = !pings && !matches!(data.body, header::Body::None);
+        let asks = pings || carries_data || data.fin.is_some() || data.confirm.is_some();
+        match remains.kind {
+            RemainsKind::Reset(reason) if asks => self.reply_reset(now, datagram, data, reason),
+            RemainsKind::TookAll if asks => self.reply_late_ack(data, remains),
+            RemainsKind::Closed if asks && !carries_data => self.reply_late_ack(data, remains),
+            _ => {}
+        }
+    }
+
+    fn reply_late_ack(&mut self, data: &Data<'_>, remains: &Remains) {
+        let Some(kept) = self.remains.get_mut(&data.id.0) else { return };
+        let number = low(kept.next_number);
+        kept.next_number += 1;
+        let reply = Reply::Ack { remote: remains.remote, number, largest: data.number };
+        self.reply(remains.to, reply);
+    }
+
+    /// Tells a stranger, or one that does not know it yet, that there is no such flow: smaller than what is answered, and
+    /// not too often.
+    fn reply_reset(&mut self, now: Instant, datagram: &Datagram<'_>, data: &Data<'_>, reason: Reason) {
+        let passed = now.since(self.resets_counted_at).as_nanos() / RESET_INTERVAL.as_nanos();
+        if passed > 0 {
+            self.resets_allowed = (self.resets_allowed + passed).min(RESET_BURST);
+            self.resets_counted_at = now;
+        }
+        if self.resets_allowed == 0 || datagram.bytes.len() < header::RESET_LEN {
+            self.counters.replies_suppressed += 1;
+            return;
+        }
+        self.resets_allowed -= 1;
+        let refusal = Refusal { id: data.id, number: data.number, reason: reason as u8 };
+        self.reply(datagram.from, Reply::Reset { refusal, stateless: true });
+    }
+
+    fn reply(&mut self, to: SocketAddr, reply: Reply) {
+        if self.replies.len() >= MAX_REPLIES {
+            self.counters.replies_suppressed += 1;
+            return;
+        }
+        self.replies.push_back((to, reply));
+    }
+
+    /// Call when `poll_timeout` has passed.
+    pub fn handle_timeout(&mut self, now: Instant, payload: &mut impl Payload) {
+        while let Some((index, generation)) = self.timers.pop_due(now) {
+            let slot = &mut self.slots[index as usize];
+            if slot.generation != generation {
+                continue;
+            }
+            let Some(flow) = slot.flow.as_deref_mut() else { continue };
+            flow.wake_at = Instant::FAR_FUTURE;
+            if let Some(connecting) = &flow.connecting {
+                if connecting.deadline <= now {
+                    let id = flow.id;
+                    self.counters.connects_failed += 1;
+                    self.events.push_back(Event::ConnectFailed { flow: id, reason: Reason::Timeout });
+                    self.remove(index);
+                    continue;
+                }
+            } else if flow.is_dead(now, &self.config) {
+                self.end(now, index, End::Reset { reason: Reason::Timeout, tell: true }, payload);
+                continue;
+            } else {
+                flow.on_timer(now, &self.config, &mut self.counters);
+            }
+            self.after(now, index, payload);
+        }
+        self.expire_remains(now);
+    }
+
+    /// The application gave back `messages` messages of `bytes` bytes in all: the window opens, undelivered ones are
+    /// offered.
+    pub fn handle_room(
+        &mut self,
+        now: Instant,
+        flow: FlowId,
+        messages: u32,
+        bytes: u64,
+        payload: &mut impl Payload,
+    ) {
+        let Some(index) = self.index_of(flow) else { return };
+        if let Some(flow) = self.slots[index as usize].flow.as_deref_mut() {
+            flow.on_room(messages, bytes, &mut self.counters, payload);
+        }
+        self.after(now, index, payload);
+    }
+
+    /// Room appeared that is not of one flow (for example another flow's buffers came home): offers what was refused, for
+    /// all flows, and lets peers try again at once.
+    pub fn handle_pool_room(&mut self, now: Instant, payload: &mut impl Payload) {
+        for index in std::mem::take(&mut self.starved) {
+            let Some(flow) = self.slots[index as usize].flow.as_deref_mut() else { continue };
+            flow.starved = false;
+            if flow.receiver.refused {
+                flow.retry_refused(&mut self.counters, payload);
+            }
+            self.after(now, index, payload);
+        }
+    }
+
+    /// Starts a connection to the listener of `port` at the sidecar with UDP address `to`. The outcome is an event, after
+    /// `timeout` at the latest.
+    pub fn connect(
+        &mut self,
+        now: Instant,
+        to: SocketAddr,
+        port: u16,
+        ours: Limits,
+        timeout: Duration,
+    ) -> Result<FlowId, Reason> {
+        if !self.has_room() {
+            return Err(Reason::TooManyFlows);
+        }
+        let id = self.reserve_slot();
+        let client = self.fresh_id();
+        let syn = Syn {
+            client,
+            number: self.rng.next_u32(),
+            versions: (handshake::OLDEST_VERSION, VERSION),
+            port,
+            flow_port: self.take_flow_port(),
+            limits: ours.to_wire(),
+            max_datagram: u16::try_from(self.config.max_datagram).unwrap_or(u16::MAX),
+            engines: self.config.engines,
+            stamp: 0,
+        };
+        let flow = Flow::connecting(now, id, to, syn, ours, timeout, &self.config);
+        self.by_id.insert(client.0, id.index());
+        self.slots[id.index() as usize].flow = Some(Box::new(flow));
+        self.schedule(now, id.index());
+        Ok(id)
+    }
+
+    fn take_flow_port(&mut self) -> u16 {
+        let port = self.next_flow_port;
+        self.next_flow_port = port.checked_add(1).unwrap_or(FIRST_FLOW_PORT);
+        port
+    }
+
+    /// Gives a message of `len` bytes to a connected flow. `acknowledged` names it when the peer has it.
+    #[inline]
+    pub fn send(&mut self, now: Instant, flow: FlowId, message: TxHandle, len: u32) -> Result<(), SendError> {
+        let index = self.index_of(flow).ok_or(SendError::UnknownFlow)?;
+        let flow = self.slots[index as usize].flow.as_deref_mut().ok_or(SendError::UnknownFlow)?;
+        if flow.closing || flow.connecting.is_some() || flow.sender.stopped {
+            return Err(SendError::UnknownFlow);
+        }
+        if len == 0 || len > flow.peer.max_message {
+            return Err(SendError::MessageSize);
+        }
+        if flow.sender.outstanding() >= self.config.max_outstanding as usize {
+            return Err(SendError::NoCredit);
+        }
+        flow.sender.push(message, len);
+        self.schedule(now, index);
+        Ok(())
+    }
+
+    /// Closes in order: everything sent is delivered first. Ends with `Finished`, or with `Closed` or `Reset` if the peer
+    /// ended it meanwhile. Nothing more is delivered to us. A connect that has no answer yet is given up without an event.
+    pub fn close(&mut self, now: Instant, flow: FlowId, payload: &mut impl Payload) {
+        let Some(index) = self.index_of(flow) else { return };
+        let Some(flow) = self.slots[index as usize].flow.as_deref_mut() else { return };
+        if flow.connecting.is_some() {
+            self.remove(index);
+            return;
+        }
+        if !flow.closing {
+            flow.close(payload);
+            self.after(now, index, payload);
+        }
+    }
+
+    /// Ends at once and tells the peer why. No event follows; reserved room is discarded before the call returns.
+    pub fn reset(&mut self, now: Instant, flow: FlowId, reason: Reason, payload: &mut impl Payload) {
+        let Some(index) = self.index_of(flow) else { return };
+        self.end(now, index, End::Quiet { reason }, payload);
+    }
+
+    #[inline]
+    fn index_of(&self, flow: FlowId) -> Option<u32> {
+        let slot = self.slots.get(flow.index() as usize)?;
+        (slot.generation == flow.generation() && slot.flow.is_some()).then_some(flow.index())
+    }
+
+    /// After anything happened to a flow: it may be over, may have something to send, may want to be woken.
+    #[inline]
+    fn after(&mut self, now: Instant, index: u32, payload: &mut impl Payload) {
+        let Some(flow) = self.slots[index as usize].flow.as_deref_mut() else { return };
+        if flow.is_over() {
+            self.end(now, index, End::InOrder, payload);
+            return;
+        }
+        if flow.receiver.refused && !flow.starved {
+            flow.starved = true;
+            self.starved.push(index);
+        }
+        self.schedule(now, index);
+    }
+
+    #[inline]
+    fn schedule(&mut self, now: Instant, index: u32) {
+        let Some(flow) = self.slots[index as usize].flow.as_deref_mut() else { return };
+        if !flow.ready && flow.has_work(now) {
+            flow.ready = true;
+            self.ready.push_back(index);
+        }
+        // What is due already was dealt with, or waits for `poll_transmit`.
+        let at = flow.timeout(&self.config).max(now + LEAST_WAIT);
+        if at < flow.wake_at {
+            flow.wake_at = at;
+            self.timers.push(at, index, flow.id.generation());
+        }
+    }
+
+    fn end(&mut self, now: Instant, index: u32, end: End, payload: &mut impl Payload) {
+        let Some(flow) = self.slots[index as usize].flow.as_deref_mut() else { return };
+        flow.receiver.discard(flow.id, payload);
+        let (id, unacknowledged) = (flow.id, flow.sender.unacknowledged());
+        let next_number = flow.sender.next_number();
+        let established = flow.connecting.is_none();
+        let refusal =
+            |reason: Reason| Refusal { id: flow.remote, number: low(next_number), reason: reason as u8 };
+        let (kind, farewell) = match end {
+            End::InOrder => {
+                self.counters.flows_closed += 1;
+                let event = if flow.closing && unacknowledged == 0 {
+                    Event::Finished { flow: id }
+                } else {
+                    Event::Closed { flow: id, unacknowledged }
+                };
+                self.events.push_back(event);
+                let kind = if flow.closing { RemainsKind::Closed } else { RemainsKind::TookAll };
+                let (largest, _) = flow.receiver.packets.first();
+                let ack = Reply::Ack { remote: flow.remote, number: low(next_number), largest: low(largest) };
+                (kind, flow.receiver.has_fin().then_some(ack))
+            }
+            End::Reset { reason, tell } => {
+                self.counters.flows_reset += 1;
+                self.events.push_back(Event::Reset { flow: id, reason, unacknowledged });
+                let reset = Reply::Reset { refusal: refusal(reason), stateless: false };
+                (RemainsKind::Reset(reason), tell.then_some(reset))
+            }
+            End::Quiet { reason } => {
+                self.counters.flows_reset += 1;
+                let reset = Reply::Reset { refusal: refusal(reason), stateless: false };
+                (RemainsKind::Reset(reason), established.then_some(reset))
+            }
+        };
+        let (local, to) = (flow.local, flow.to);
+        let remains = Remains { remote: flow.remote, to, next_number: next_number + 1, kind };
+        self.remove(index);
+        if let Some(farewell) = farewell {
+            self.reply(to, farewell);
+        }
+        if established {
+            self.remember(now, local, remains);
+        }
+    }
+
+    fn remove(&mut self, index: u32) {
+        if let Some(flow) = self.slots[index as usize].flow.take() {
+            self.by_id.remove(&flow.local.0);
+            if self.by_remote.get(&(flow.to, flow.remote)) == Some(&index) {
+                self.by_remote.remove(&(flow.to, flow.remote));
+            }
+            self.free_slot(index);
+        }
+    }
+
+    fn remember(&mut self, now: Instant, local: ConnectionId, remains: Remains) {
+        if self.remains_order.len() >= MAX_TIME_WAIT
+            && let Some((_, oldest)) = self.remains_order.pop_front()
+        {
+            self.remains.remove(&oldest);
+        }
+        self.remains.insert(local.0, remains);
+        self.remains_order.push_back((now + TIME_WAIT, local.0));
+    }
+
+    fn expire_remains(&mut self, now: Instant) {
+        while let Some(&(expires, id)) = self.remains_order.front() {
+            if expires > now {
+                return;
+            }
+            self.remains_order.pop_front();
+            self.remains.remove(&id);
+        }
+    }
+
+    /// The next datagram to send, if the windows allow one now.
+    #[inline]
+    pub fn poll_transmit(&mut self, now: Instant) -> Option<Transmit> {
+        if let Some((to, reply)) = self.replies.pop_front() {
+            return Some(self.transmit_reply(to, reply));
+        }
+        while let Some(&index) = self.ready.front() {
+            let made = match self.slots[index as usize].flow.as_deref_mut() {
+                Some(flow) if flow.ready => {
+                    Self::make(now, flow, &mut self.emitter, &mut self.bundle, &mut self.counters)
+                }
+                _ => None,
+            };
+            let Some(transmit) = made else {
+                self.ready.pop_front();
+                self.quantum = QUANTUM;
+                if let Some(flow) = self.slots[index as usize].flow.as_deref_mut() {
+                    flow.ready = false;
+                    self.schedule(now, index);
+                }
+                continue;
+            };
+            self.quantum -= 1;
+            if self.quantum == 0 {
+                self.quantum = QUANTUM;
+                self.ready.rotate_left(1);
+            }
+            self.counters.datagrams_sent += 1;
+            return Some(transmit);
+        }
+        None
+    }
+
+    #[inline]
+    fn make(
+        now: Instant,
+        flow: &mut Flow,
+        emitter: &mut Emitter,
+        bundle: &mut Vec<(TxHandle, u16)>,
+        counters: &mut Counters,
+    ) -> Option<Transmit> {
+        if flow.connecting.is_some() {
+            if !flow.make_syn(now, emitter) {
+                return None;
+            }
+            let header_len = emitter.as_bytes().len();
+            return Some(Transmit {
+                to: flow.to,
+                flow: Some(flow.id),
+                header_len,
+                body: Body::Empty,
+                body_len: 0,
+            });
+        }
+        let made = flow.make(now, emitter, bundle, counters)?;
+        let header_len = emitter.as_bytes().len();
+        Some(Transmit {
+            to: flow.to,
+            flow: Some(flow.id),
+            header_len,
+            body: made.body,
+            body_len: made.body_len,
+        })
+    }
+
+    fn transmit_reply(&mut self, to: SocketAddr, reply: Reply) -> Transmit {
+        match reply {
+            Reply::SynAck(answer) => {
+                self.emitter.syn_ack(&answer);
+                debug_assert!(self.emitter.as_bytes().len() == SYN_ACK_LEN, "a SYN_ACK has one length");
+            }
+            Reply::Reject(refusal) => self.emitter.reject(refusal),
+            Reply::Reset { refusal, stateless } => self.emitter.reset(refusal, stateless),
+            Reply::Ack { remote, number, largest } => {
+                self.emitter.start_data(remote, number);
+                self.emitter.ack(largest, 0, 0, std::iter::empty());
+            }
+        }
+        self.counters.datagrams_sent += 1;
+        let header_len = self.emitter.as_bytes().len();
+        Transmit { to, flow: None, header_len, body: Body::Empty, body_len: 0 }
+    }
+
+    /// Writes the header of the datagram that the last `poll_transmit` returned into `out`, `header_len` bytes.
+    #[inline]
+    pub fn emit_header(&self, out: &mut [u8]) {
+        let header = self.emitter.as_bytes();
+        out[..header.len()].copy_from_slice(header);
+    }
+
+    /// The messages of the bundle that the last `poll_transmit` returned, in order, with their lengths.
+    pub fn bundle(&self) -> &[(TxHandle, u16)] {
+        &self.bundle
+    }
+
+    /// The next thing to tell.
+    #[inline]
+    pub fn poll_event(&mut self) -> Option<Event> {
+        self.events.pop_front()
+    }
+
+    /// When `handle_timeout` is due. The endpoint may be early, never late.
+    #[inline]
+    pub fn poll_timeout(&self) -> Option<Instant> {
+        self.timers.next()
+    }
+
+    /// How many flows there are.
+    pub fn flows(&self) -> usize {
+        self.by_id.len()
+    }
+
+    /// What is known of a flow.
+    pub fn stats(&self, flow: FlowId) -> Option<FlowStats> {
+        Some(self.slots[self.index_of(flow)? as usize].flow.as_deref()?.stats())
+    }
+
+    /// What the peer of a connected flow can take.
+    pub fn peer_limits(&self, flow: FlowId) -> Option<Limits> {
+        Some(self.slots[self.index_of(flow)? as usize].flow.as_deref()?.peer)
+    }
+
+    /// The client's flow port of a flow: our end of a connected one, the peer's of an accepted one.
+    pub fn flow_port(&self, flow: FlowId) -> Option<u16> {
+        Some(self.slots[self.index_of(flow)? as usize].flow.as_deref()?.flow_port)
+    }
+
+    /// The counters.
+    pub fn counters(&self) -> &Counters {
+        &self.counters
+    }
+}
+
+/// How a flow ends.
+#[derive(Debug, Clone, Copy)]
+enum End {
+    InOrder,
+    /// The application is told; the peer too if it does not know yet.
+    Reset {
+        reason: Reason,
+        tell: bool,
+    },
+    /// The application wanted it.
+    Quiet {
+        reason: Reason,
+    },
+}
+
+fn flow_of<'a>(
+    by_id: &ById<u32>,
+    slots: &'a mut [Slot],
+    id: ConnectionId,
+    from: SocketAddr,
+) -> Option<(u32, &'a mut Flow)> {
+    let &index = by_id.get(&id.0)?;
+    let flow = slots[index as usize].flow.as_deref_mut()?;
+    (flow.to.ip() == from.ip()).then_some((index, flow))
+}
+
+const _: () = assert!(size_of::<WireLimits>() == 12);

@@ -1,0 +1,513 @@
+//! One connection: its state, its two halves, and the packets it makes.
+
+use super::congestion::Controller;
+use super::handshake;
+use super::pmtu::PathSize;
+use super::receiver::{MAX_AHEAD, Receiver, Verdict};
+use super::rtt::Rtt;
+use super::sender::{Carried, Chunk, Content, LostFlags, Sender};
+use super::seq::{expand, low};
+use super::time::{Duration, Instant};
+use super::{Body, Config, Counters, FlowId, FlowStats, Limits, Payload, TxHandle};
+use crate::wire::header::{self, Confirm, ConnectionId, Data, Emitter, Syn, SynAck};
+use std::net::SocketAddr;
+
+/// First wait for an answer to a SYN; doubled each time.
+const SYN_INTERVAL: Duration = Duration::from_millis(50);
+/// Longest wait between two SYNs.
+const MAX_SYN_INTERVAL: Duration = Duration::from_secs(1);
+
+/// A connect that has no answer yet.
+#[derive(Debug)]
+pub(super) struct Connecting {
+    pub(super) syn: Syn,
+    sends: u32,
+    next_at: Instant,
+    pub(super) deadline: Instant,
+}
+
+/// One connection.
+#[derive(Debug)]
+pub(super) struct Flow {
+    pub(super) id: FlowId,
+    /// Our name for it, in every packet to us.
+    pub(super) local: ConnectionId,
+    /// The peer's name for it.
+    pub(super) remote: ConnectionId,
+    pub(super) to: SocketAddr,
+    /// The client's flow port.
+    pub(super) flow_port: u16,
+    pub(super) connecting: Option<Box<Connecting>>,
+    /// Repeated until the server was heard.
+    pub(super) confirm: Option<Box<Confirm>>,
+    pub(super) ours: Limits,
+    pub(super) peer: Limits,
+    pub(super) sender: Sender,
+    pub(super) receiver: Receiver,
+    pub(super) rtt: Rtt,
+    controller: Box<dyn Controller>,
+    path: PathSize,
+    pub(super) last_heard: Instant,
+    last_sent: Instant,
+    /// Since when an answer is awaited.
+    asked_at: Option<Instant>,
+    ping_owed: bool,
+    /// Our application closed.
+    pub(super) closing: bool,
+    /// The flow stands in the endpoint's list of flows with something to send.
+    pub(super) ready: bool,
+    /// The flow stands in the endpoint's list of flows that were refused room.
+    pub(super) starved: bool,
+    /// Earliest wake-up in the endpoint's timers.
+    pub(super) wake_at: Instant,
+    stats: FlowStats,
+}
+
+/// A packet of a flow, its header in the emitter.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Made {
+    pub(super) body: Body,
+    pub(super) body_len: usize,
+}
+
+/// What a packet was.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(super) enum Handled {
+    /// Of this flow.
+    Used,
+    /// Not believed; counted.
+    Dropped,
+}
+
+impl Flow {
+    /// A flow that begins with our SYN.
+    pub(super) fn connecting(
+        now: Instant,
+        id: FlowId,
+        to: SocketAddr,
+        syn: Syn,
+        ours: Limits,
+        timeout: Duration,
+        config: &Config,
+    ) -> Self {
+        let connecting = Connecting { syn, sends: 0, next_at: now, deadline: now + timeout };
+        let mut flow = Self::new(now, id, syn.client, to, u64::from(syn.number), ours, config);
+        flow.flow_port = syn.flow_port;
+        flow.connecting = Some(Box::new(connecting));
+        flow
+    }
+
+    /// A flow that a client confirmed.
+    pub(super) fn accepted(
+        now: Instant,
+        id: FlowId,
+        server: ConnectionId,
+        to: SocketAddr,
+        confirm: &Confirm,
+        config: &Config,
+    ) -> Self {
+        let ours = Limits::from_wire(confirm.server_limits);
+        let mut flow = Self::new(now, id, server, to, u64::from(confirm.server_number), ours, config);
+        flow.flow_port = confirm.flow_port;
+        flow.establish(confirm.client, confirm.client_number, confirm.client_limits, confirm.max_datagram);
+        flow
+    }
+
+    fn new(
+        now: Instant,
+        id: FlowId,
+        local: ConnectionId,
+        to: SocketAddr,
+        first_number: u64,
+        ours: Limits,
+        config: &Config,
+    ) -> Self {
+        Self {
+            id,
+            local,
+            remote: ConnectionId(0),
+            to,
+            flow_port: 0,
+            connecting: None,
+            confirm: None,
+            ours,
+            peer: Limits { max_message: 0, window_messages: 0, window_bytes: 0 },
+            sender: Sender::new(first_number + 1, 0, 0),
+            receiver: Receiver::new(0, ours),
+            rtt: Rtt::new(),
+            controller: config.congestion.controller(),
+            path: PathSize::new(config.max_datagram),
+            last_heard: now,
+            last_sent: now,
+            asked_at: None,
+            ping_owed: false,
+            closing: false,
+            ready: false,
+            starved: false,
+            wake_at: Instant::FAR_FUTURE,
+            stats: FlowStats::default(),
+        }
+    }
+
+    fn establish(
+        &mut self,
+        remote: ConnectionId,
+        number: u32,
+        limits: header::WireLimits,
+        max_datagram: u16,
+    ) {
+        self.remote = remote;
+        self.peer = Limits::from_wire(limits);
+        let first = self.sender.next_number();
+        self.sender = Sender::new(first, self.peer.window_messages, self.peer.window_bytes);
+        self.receiver = Receiver::new(u64::from(number), self.ours);
+        self.path = PathSize::new(u32::from(max_datagram).max(super::pmtu::BASE));
+    }
+
+    /// The server answered our SYN. `false`: the answer is not to this SYN.
+    pub(super) fn on_syn_ack(&mut self, now: Instant, answer: &SynAck, config: &Config) -> bool {
+        let Some(connecting) = &self.connecting else { return false };
+        let sent_at = Instant::from_nanos(answer.stamp);
+        if answer.echo != connecting.syn.number
+            || answer.version != header::VERSION
+            || sent_at > now
+            || now.since(sent_at) > Duration::from_secs(60)
+        {
+            return false;
+        }
+        let confirm = handshake::accept_offer(&connecting.syn, answer);
+        self.rtt.on_sample(now, now.since(sent_at));
+        self.connecting = None;
+        let bound = confirm.max_datagram.min(u16::try_from(config.max_datagram).unwrap_or(u16::MAX));
+        self.establish(answer.server, answer.number, answer.limits, bound);
+        self.confirm = Some(Box::new(confirm));
+        // Whether or not the application has something to say: the server makes the flow when it hears of it.
+        self.ping_owed = true;
+        self.last_heard = now;
+        true
+    }
+
+    /// A DATA packet with our connection id.
+    #[inline]
+    pub(super) fn on_data(
+        &mut self,
+        now: Instant,
+        data: &Data<'_>,
+        bytes: usize,
+        config: &Config,
+        counters: &mut Counters,
+        payload: &mut impl Payload,
+    ) -> Handled {
+        let largest = self.receiver.packets.largest();
+        let number = expand(data.number, largest);
+        if number > largest + MAX_AHEAD {
+            counters.drop_number_ahead += 1;
+            return Handled::Dropped;
+        }
+        if number <= largest && self.receiver.packets.contains(number) {
+            counters.drop_duplicate += 1;
+            self.receiver.on_duplicate();
+            return Handled::Used;
+        }
+        if let Some(ack) = &data.ack {
+            let (rtt, controller, path) = (&mut self.rtt, &mut *self.controller, &mut self.path);
+            match self.sender.on_ack(now, self.id, ack, rtt, controller, path, counters, payload) {
+                Ok(lost) => self.on_lost(lost),
+                Err(()) => {
+                    counters.drop_false_ack += 1;
+                    return Handled::Dropped;
+                }
+            }
+        }
+        self.last_heard = now;
+        self.asked_at = (self.sender.in_flight() > 0).then_some(now);
+        self.confirm = None;
+        self.stats.packets_received += 1;
+        self.stats.bytes_received += bytes as u64;
+        if let Some(window) = data.window
+            && self.sender.on_window(window)
+        {
+            self.sender.timeouts = 0;
+        }
+        if matches!(data.body, header::Body::Nudge) {
+            self.sender.on_nudge(now, &self.rtt);
+        }
+        self.on_content(now, number, data, config, counters, payload)
+    }
+
+    fn on_content(
+        &mut self,
+        now: Instant,
+        number: u64,
+        data: &Data<'_>,
+        config: &Config,
+        counters: &mut Counters,
+        payload: &mut impl Payload,
+    ) -> Handled {
+        if let Some(fin) = data.fin {
+            if !self.receiver.on_fin(fin) && !self.closing {
+                counters.drop_contradiction += 1;
+                return Handled::Dropped;
+            }
+            if !self.sender.stopped {
+                self.sender.stop();
+            }
+        }
+        let carries_data = matches!(
+            data.body,
+            header::Body::Whole { .. } | header::Body::Segment { .. } | header::Body::Bundle { .. }
+        );
+        if self.closing && carries_data {
+            // Not acknowledged: its sender must not believe that anybody took it.
+            counters.drop_after_close += 1;
+            return Handled::Used;
+        }
+        let verdict = self.receiver.on_body(self.id, &data.body, counters, payload);
+        if verdict == Verdict::Taken {
+            self.receiver.on_packet(now, number, data, config);
+        }
+        Handled::Used
+    }
+
+    fn on_lost(&mut self, lost: LostFlags) {
+        self.receiver.window_owed |= lost.window;
+        self.receiver.nudge_owed |= lost.nudge;
+    }
+
+    /// Our application closes.
+    pub(super) fn close(&mut self, payload: &mut impl Payload) {
+        self.closing = true;
+        self.sender.close();
+        self.receiver.discard(self.id, payload);
+    }
+
+    /// The application gave room back.
+    pub(super) fn on_room(
+        &mut self,
+        messages: u32,
+        bytes: u64,
+        counters: &mut Counters,
+        payload: &mut impl Payload,
+    ) {
+        self.receiver.on_room(messages, bytes);
+        if self.receiver.refused {
+            self.retry_refused(counters, payload);
+        }
+    }
+
+    /// Offers what was refused, and asks the peer to send again what it still has.
+    pub(super) fn retry_refused(&mut self, counters: &mut Counters, payload: &mut impl Payload) {
+        self.receiver.refused = false;
+        self.receiver.deliver_waiting(self.id, counters, payload);
+        if !self.closing && !self.receiver.is_finished() {
+            self.receiver.nudge_owed = true;
+            self.receiver.window_owed = true;
+        }
+    }
+
+    /// Whether the flow is over, our FIN and the peer's considered.
+    pub(super) fn is_over(&self) -> bool {
+        if self.closing
+            && (self.receiver.has_fin() || (self.sender.fin_acked && self.sender.outstanding() == 0))
+        {
+            return true;
+        }
+        self.receiver.is_finished()
+    }
+
+    /// Nothing was heard for too long although something was asked.
+    pub(super) fn is_dead(&self, now: Instant, config: &Config) -> bool {
+        self.asked_at.is_some_and(|asked| now.since(asked.max(self.last_heard)) >= config.dead_after)
+    }
+
+    /// When `on_timer` has to be called.
+    pub(super) fn timeout(&self, config: &Config) -> Instant {
+        if let Some(connecting) = &self.connecting {
+            return connecting.next_at.min(connecting.deadline);
+        }
+        let mut at = Instant::FAR_FUTURE;
+        if let Some(time) = self.sender.timeout(&self.rtt, config) {
+            at = at.min(time);
+        }
+        if let Some(time) = self.receiver.ack_deadline() {
+            at = at.min(time);
+        }
+        if let Some(asked) = self.asked_at {
+            at = at.min(asked.max(self.last_heard) + config.dead_after);
+        }
+        at.min(self.keepalive_at(config))
+    }
+
+    fn keepalive_at(&self, config: &Config) -> Instant {
+        if self.receiver.has_fin() {
+            return Instant::FAR_FUTURE; // The peer is gone in order; our application has still to read.
+        }
+        self.last_heard.max(self.last_sent) + config.keepalive
+    }
+
+    /// Deals with what is due.
+    pub(super) fn on_timer(&mut self, now: Instant, config: &Config, counters: &mut Counters) {
+        if self.connecting.is_some() {
+            return;
+        }
+        let (controller, path) = (&mut *self.controller, &mut self.path);
+        let lost = self.sender.on_timer(now, &self.rtt, config, controller, path, counters);
+        self.on_lost(lost);
+        if now >= self.keepalive_at(config) {
+            counters.keepalives += 1;
+            self.ping_owed = true;
+        }
+    }
+
+    /// Whether `make` would make a packet now.
+    pub(super) fn has_work(&self, now: Instant) -> bool {
+        if let Some(connecting) = &self.connecting {
+            return connecting.next_at <= now;
+        }
+        self.ping_owed
+            || self.sender.probes_owed > 0
+            || self.receiver.nudge_owed
+            || (self.receiver.window_owed && self.receiver.window_is_news())
+            || self.receiver.ack_due(now)
+            || self.sender.fin_due().is_some()
+            || (self.sender.has_data() && self.sender.in_flight() < self.controller.window())
+    }
+
+    /// The next SYN if it is time.
+    pub(super) fn make_syn(&mut self, now: Instant, emitter: &mut Emitter) -> bool {
+        let Some(connecting) = &mut self.connecting else { return false };
+        if connecting.next_at > now {
+            return false;
+        }
+        connecting.syn.stamp = now.as_nanos();
+        let wait = SYN_INTERVAL.times(1 << connecting.sends.min(8)).min(MAX_SYN_INTERVAL);
+        connecting.next_at = now + wait;
+        connecting.sends += 1;
+        emitter.syn(&connecting.syn);
+        true
+    }
+
+    /// The next packet, if there is something to say and the windows allow it.
+    pub(super) fn make(
+        &mut self,
+        now: Instant,
+        emitter: &mut Emitter,
+        bundle: &mut Vec<(TxHandle, u16)>,
+        counters: &mut Counters,
+    ) -> Option<Made> {
+        self.sender.drop_needless_repeats();
+        if !self.has_work(now) {
+            return None;
+        }
+        emitter.start_data(self.remote, low(self.sender.next_number()));
+        let acked = self.receiver.emit_ack(now, emitter);
+        let mut carried = Carried { window: self.receiver.emit_window(emitter), ..Carried::default() };
+        if let Some(confirm) = &self.confirm {
+            emitter.confirm(confirm);
+            carried.eliciting = true;
+        }
+        if let Some(fin) = self.sender.fin_due() {
+            emitter.fin(fin);
+            (carried.fin, carried.eliciting) = (true, true);
+        }
+        let (content, made) = self.make_body(emitter, bundle, &mut carried, counters);
+        if content == Content::Nothing && made.body == Body::Empty && !carried.eliciting {
+            debug_assert!(acked, "a packet that asks for nothing tells of received ones");
+            counters.pure_acks += 1;
+        }
+        self.record(now, emitter.as_bytes().len() + made.body_len, content, carried);
+        Some(made)
+    }
+
+    fn make_body(
+        &mut self,
+        emitter: &mut Emitter,
+        bundle: &mut Vec<(TxHandle, u16)>,
+        carried: &mut Carried,
+        counters: &mut Counters,
+    ) -> (Content, Made) {
+        let size = self.path.current();
+        let used = u32::try_from(emitter.as_bytes().len()).unwrap_or(u32::MAX);
+        let open = self.sender.in_flight() < self.controller.window() || self.sender.probes_owed > 0;
+        if open && let Some(size) = self.path_probe() {
+            carried.eliciting = true;
+            return self.make_probe(emitter, size, counters);
+        }
+        if open && let Some(chunk) = self.sender.next_chunk(size - used, bundle, counters) {
+            self.sender.probes_owed = self.sender.probes_owed.saturating_sub(1);
+            self.ping_owed = false;
+            carried.eliciting = true;
+            return emit_chunk(emitter, chunk);
+        }
+        if self.receiver.nudge_owed {
+            self.receiver.nudge_owed = false;
+            (carried.nudge, carried.eliciting) = (true, true);
+            emitter.nudge();
+        } else if self.ping_owed || self.sender.probes_owed > 0 || (carried.window && !carried.eliciting) {
+            emitter.ping();
+            carried.eliciting = true;
+            self.ping_owed = false;
+            self.sender.probes_owed = 0;
+        }
+        (Content::Nothing, Made { body: Body::Empty, body_len: 0 })
+    }
+
+    fn make_probe(&mut self, emitter: &mut Emitter, size: u32, counters: &mut Counters) -> (Content, Made) {
+        emitter.ping();
+        let header = u32::try_from(emitter.as_bytes().len()).unwrap_or(u32::MAX);
+        self.path.on_probe_sent();
+        counters.path_probes += 1;
+        let len = size - header;
+        (Content::Probe { size }, Made { body: Body::Padding { len }, body_len: len as usize })
+    }
+
+    /// A larger path size is tried once a message is there that it would help.
+    fn path_probe(&self) -> Option<u32> {
+        let wanted = self.path.probe_wanted()?;
+        self.sender.wants_larger(self.path.current()).then_some(wanted)
+    }
+
+    fn record(&mut self, now: Instant, bytes: usize, content: Content, carried: Carried) {
+        let len = u32::try_from(bytes).unwrap_or(u32::MAX);
+        self.sender.on_sent(now, len, content, carried);
+        self.last_sent = now;
+        if carried.eliciting && self.asked_at.is_none() {
+            self.asked_at = Some(now);
+        }
+        self.stats.packets_sent += 1;
+        self.stats.bytes_sent += bytes as u64;
+    }
+
+    pub(super) fn stats(&self) -> FlowStats {
+        FlowStats {
+            srtt_ns: if self.rtt.is_sampled() { self.rtt.smoothed().as_nanos() } else { 0 },
+            min_rtt_ns: if self.rtt.is_sampled() { self.rtt.least().as_nanos() } else { 0 },
+            congestion_window: self.controller.window(),
+            datagram_size: self.path.current(),
+            messages_acknowledged: self.sender.acknowledged,
+            messages_delivered: self.receiver.delivered,
+            retransmissions: self.sender.retransmissions,
+            ..self.stats
+        }
+    }
+}
+
+fn emit_chunk(emitter: &mut Emitter, chunk: Chunk) -> (Content, Made) {
+    match chunk {
+        Chunk::Whole { message, handle, len } => {
+            emitter.whole(message);
+            let body = Body::Segment { message: handle, offset: 0, len };
+            (Content::Segment { message, offset: 0, len }, Made { body, body_len: len as usize })
+        }
+        Chunk::Segment { message, handle, offset, len, total } => {
+            emitter.segment(message, offset, total);
+            let body = Body::Segment { message: handle, offset, len };
+            (Content::Segment { message, offset, len }, Made { body, body_len: len as usize })
+        }
+        Chunk::Bundle { first, count, wire_len } => {
+            emitter.bundle(first);
+            let body = Body::Bundle { count };
+            (Content::Bundle { first, count }, Made { body, body_len: wire_len as usize })
+        }
+    }
+}

@@ -1,0 +1,348 @@
+//! The receiving half of a flow: reassembly, order, acknowledgements owed, and the room that is advertised.
+
+use super::ranges::{ByteRanges, PacketRanges};
+use super::time::Instant;
+use super::{Config, Counters, FlowId, Limits, Payload, RxHandle};
+use crate::wire::header::{Body, Data, Emitter, WINDOW_UNIT, WireWindow};
+use std::collections::VecDeque;
+
+/// Packets that ask for an acknowledgement before one is sent without data to ride on.
+const ACK_EVERY: u32 = 8;
+/// Separate pieces of one message that are remembered; a segment that would make one more counts as lost.
+const MAX_PIECES: usize = 4_096;
+/// A packet number this far above the highest one is not one that we could have missed.
+pub(super) const MAX_AHEAD: u64 = 1 << 20;
+
+/// A message of which a part is there, or that waits for an earlier one or for the application.
+#[derive(Debug)]
+struct InMessage {
+    handle: RxHandle,
+    len: u32,
+    there: ByteRanges,
+}
+
+/// What became of a packet's body.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(super) enum Verdict {
+    /// Taken, or known already: acknowledge the packet.
+    Taken,
+    /// Not taken: as if the packet had been lost.
+    Refused,
+}
+
+#[derive(Debug)]
+pub(super) struct Receiver {
+    pub(super) packets: PacketRanges,
+    largest_at: Instant,
+    /// Number of the next message to deliver.
+    next: u32,
+    /// Messages from `next` on.
+    waiting: VecDeque<Option<InMessage>>,
+    /// Packets received since the last acknowledgement that ask for one.
+    unacknowledged: u32,
+    ack_deadline: Option<Instant>,
+    ack_now: bool,
+    window: Limits,
+    returned_messages: u32,
+    returned_bytes: u64,
+    told_messages: u32,
+    told_bytes: u64,
+    /// Limits have to be told with the next packet.
+    pub(super) window_owed: bool,
+    /// A nudge has to be sent.
+    pub(super) nudge_owed: bool,
+    /// Something was refused since the application last gave room back.
+    pub(super) refused: bool,
+    /// The peer sends no message from this number on.
+    fin: Option<u32>,
+    /// Messages delivered since the flow opened.
+    pub(super) delivered: u64,
+}
+
+impl Receiver {
+    pub(super) fn new(first_packet: u64, window: Limits) -> Self {
+        let told_bytes = u64::from(window.window_bytes) / WINDOW_UNIT * WINDOW_UNIT;
+        Self {
+            packets: PacketRanges::new(first_packet),
+            largest_at: Instant::ZERO,
+            next: 0,
+            waiting: VecDeque::new(),
+            unacknowledged: 0,
+            ack_deadline: None,
+            ack_now: false,
+            window,
+            returned_messages: 0,
+            returned_bytes: 0,
+            told_messages: window.window_messages,
+            told_bytes,
+            window_owed: false,
+            nudge_owed: false,
+            refused: false,
+            fin: None,
+            delivered: 0,
+        }
+    }
+
+    /// The peer closed and everything it sent was delivered.
+    pub(super) fn is_finished(&self) -> bool {
+        self.fin == Some(self.next)
+    }
+
+    /// The peer closed.
+    pub(super) fn has_fin(&self) -> bool {
+        self.fin.is_some()
+    }
+
+    /// The peer closes: no message from `number` on. `false`: that contradicts what was received.
+    pub(super) fn on_fin(&mut self, number: u32) -> bool {
+        if self.fin.is_some() {
+            return self.fin == Some(number);
+        }
+        let ahead = number.wrapping_sub(self.next);
+        if ahead.cast_signed() < 0 || (ahead as usize) < self.waiting.len() {
+            return false;
+        }
+        self.fin = Some(number);
+        true
+    }
+
+    /// The body of a packet that was not received before.
+    #[inline]
+    pub(super) fn on_body(
+        &mut self,
+        flow: FlowId,
+        body: &Body<'_>,
+        counters: &mut Counters,
+        payload: &mut impl Payload,
+    ) -> Verdict {
+        match *body {
+            Body::None | Body::Ping { .. } | Body::Nudge => Verdict::Taken,
+            Body::Whole { message, bytes } => self.on_whole(flow, message, bytes, counters, payload),
+            Body::Bundle { first, items } => {
+                for (index, bytes) in (0_u32..).zip(items.iter()) {
+                    let number = first.wrapping_add(index);
+                    if self.on_whole(flow, number, bytes, counters, payload) == Verdict::Refused {
+                        return Verdict::Refused;
+                    }
+                }
+                Verdict::Taken
+            }
+            Body::Segment { message, offset, total, bytes } => {
+                self.on_segment(flow, message, offset, total, bytes, counters, payload)
+            }
+        }
+    }
+
+    #[inline]
+    fn on_whole(
+        &mut self,
+        flow: FlowId,
+        message: u32,
+        bytes: &[u8],
+        counters: &mut Counters,
+        payload: &mut impl Payload,
+    ) -> Verdict {
+        let in_order = message == self.next && self.waiting.is_empty() && self.may_take(message);
+        let fits = bytes.len() <= self.window.max_message as usize;
+        if !in_order || !fits {
+            let total = u32::try_from(bytes.len()).unwrap_or(u32::MAX);
+            return self.on_segment(flow, message, 0, total, bytes, counters, payload);
+        }
+        if !payload.deliver_whole(flow, bytes) {
+            return self.refuse(counters);
+        }
+        counters.messages_delivered += 1;
+        self.delivered += 1;
+        self.next = self.next.wrapping_add(1);
+        Verdict::Taken
+    }
+
+    fn refuse(&mut self, counters: &mut Counters) -> Verdict {
+        counters.drop_no_room += 1;
+        self.refused = true;
+        // The peer hears that we live, and what else we have.
+        self.ack_now = true;
+        Verdict::Refused
+    }
+
+    fn may_take(&self, message: u32) -> bool {
+        self.told_messages.wrapping_sub(message).cast_signed() > 0
+            && self.fin.is_none_or(|fin| fin.wrapping_sub(message).cast_signed() > 0)
+    }
+
+    #[expect(clippy::too_many_arguments, reason = "the fields of a segment")]
+    fn on_segment(
+        &mut self,
+        flow: FlowId,
+        message: u32,
+        offset: u32,
+        total: u32,
+        bytes: &[u8],
+        counters: &mut Counters,
+        payload: &mut impl Payload,
+    ) -> Verdict {
+        let ahead = message.wrapping_sub(self.next);
+        if ahead.cast_signed() < 0 {
+            return Verdict::Taken; // Delivered already.
+        }
+        if !self.may_take(message) || total > self.window.max_message {
+            counters.drop_beyond_window += 1;
+            return Verdict::Refused;
+        }
+        let place = ahead as usize;
+        if self.waiting.get(place).is_none_or(Option::is_none) {
+            let Some(handle) = payload.reserve(flow, total) else { return self.refuse(counters) };
+            while self.waiting.len() <= place {
+                self.waiting.push_back(None);
+            }
+            self.waiting[place] = Some(InMessage { handle, len: total, there: ByteRanges::default() });
+        }
+        let Some(entry) = self.waiting[place].as_mut() else { return Verdict::Refused };
+        if entry.len != total {
+            counters.drop_contradiction += 1;
+            return Verdict::Refused;
+        }
+        if entry.there.pieces() >= MAX_PIECES && !entry.there.contains(0, offset) {
+            counters.drop_beyond_window += 1;
+            return Verdict::Refused;
+        }
+        let end = offset + u32::try_from(bytes.len()).unwrap_or(u32::MAX);
+        if entry.there.insert(offset, end) > 0 {
+            payload.keep(flow, entry.handle, offset, bytes);
+        }
+        if entry.there.is_whole(total) {
+            // Large messages are acknowledged when they are whole: their sender's buffers wait for it.
+            self.ack_now |= u64::from(total) > 16 * WINDOW_UNIT;
+            self.deliver_waiting(flow, counters, payload);
+        }
+        Verdict::Taken
+    }
+
+    /// Delivers what is whole and next in order. Answers whether something was.
+    pub(super) fn deliver_waiting(
+        &mut self,
+        flow: FlowId,
+        counters: &mut Counters,
+        payload: &mut impl Payload,
+    ) -> bool {
+        let mut any = false;
+        while let Some(Some(entry)) = self.waiting.front() {
+            if !entry.there.is_whole(entry.len) {
+                break;
+            }
+            if !payload.deliver(flow, entry.handle) {
+                self.refused = true;
+                break;
+            }
+            counters.messages_delivered += 1;
+            self.delivered += 1;
+            self.waiting.pop_front();
+            self.next = self.next.wrapping_add(1);
+            any = true;
+        }
+        any
+    }
+
+    /// The flow ends: room that was reserved is free again.
+    pub(super) fn discard(&mut self, flow: FlowId, payload: &mut impl Payload) {
+        for entry in self.waiting.drain(..).flatten() {
+            payload.discard(flow, entry.handle);
+        }
+    }
+
+    /// Notes a packet whose content was taken, and what it asks for.
+    #[inline]
+    pub(super) fn on_packet(&mut self, now: Instant, number: u64, data: &Data<'_>, config: &Config) {
+        let newest = number > self.packets.largest();
+        let in_order = self.packets.insert(number);
+        if newest {
+            self.largest_at = now;
+        }
+        if matches!(data.body, Body::None) && data.fin.is_none() && data.confirm.is_none() {
+            return;
+        }
+        self.unacknowledged += 1;
+        let urgent = matches!(data.body, Body::Ping { .. } | Body::Nudge) || data.fin.is_some();
+        if urgent {
+            self.window_owed = true;
+        }
+        if urgent || !in_order || self.unacknowledged >= ACK_EVERY {
+            self.ack_now = true;
+        } else if self.ack_deadline.is_none() {
+            self.ack_deadline = Some(now + config.max_ack_delay);
+        }
+    }
+
+    /// A packet came again: its acknowledgement was lost.
+    pub(super) fn on_duplicate(&mut self) {
+        self.ack_now = true;
+        self.unacknowledged += 1;
+    }
+
+    /// The application gave room back.
+    pub(super) fn on_room(&mut self, messages: u32, bytes: u64) {
+        self.returned_messages = self.returned_messages.wrapping_add(messages);
+        self.returned_bytes += bytes;
+        let messages_gain = self.limit_messages().wrapping_sub(self.told_messages);
+        let bytes_gain =
+            (self.returned_bytes + u64::from(self.window.window_bytes)).saturating_sub(self.told_bytes);
+        // Told when it is worth it: each half window.
+        if messages_gain >= self.window.window_messages.div_ceil(2)
+            || bytes_gain >= u64::from(self.window.window_bytes / 2).max(1)
+        {
+            self.window_owed = true;
+        }
+    }
+
+    fn limit_messages(&self) -> u32 {
+        self.returned_messages.wrapping_add(self.window.window_messages)
+    }
+
+    /// Whether the limits to tell are news.
+    pub(super) fn window_is_news(&self) -> bool {
+        let bytes = self.returned_bytes + u64::from(self.window.window_bytes);
+        self.limit_messages() != self.told_messages || bytes >= self.told_bytes + WINDOW_UNIT
+    }
+
+    /// Whether a packet should go out for an acknowledgement alone.
+    #[inline]
+    pub(super) fn ack_due(&self, now: Instant) -> bool {
+        self.ack_now || self.ack_deadline.is_some_and(|deadline| deadline <= now)
+    }
+
+    /// When an acknowledgement is due at the latest.
+    pub(super) fn ack_deadline(&self) -> Option<Instant> {
+        self.ack_deadline
+    }
+
+    /// Writes the ACK block if something is not acknowledged. Answers whether it did.
+    #[inline]
+    pub(super) fn emit_ack(&mut self, now: Instant, emitter: &mut Emitter) -> bool {
+        if self.unacknowledged == 0 && !self.ack_now {
+            return false;
+        }
+        (self.unacknowledged, self.ack_now, self.ack_deadline) = (0, false, None);
+        let (largest, run) = self.packets.first();
+        let delay = now.since(self.largest_at).as_micros();
+        let delay = u16::try_from(delay).unwrap_or(u16::MAX);
+        let gapless = self.packets.is_gapless();
+        let rest = self.packets.rest().take_while(|_| !gapless);
+        emitter.ack(super::seq::low(largest), run, delay, rest);
+        true
+    }
+
+    /// Writes the WINDOW block if it is owed. Answers whether it is news, which has to arrive.
+    #[inline]
+    pub(super) fn emit_window(&mut self, emitter: &mut Emitter) -> bool {
+        if !self.window_owed {
+            return false;
+        }
+        let news = self.window_is_news();
+        self.window_owed = false;
+        self.told_messages = self.limit_messages();
+        let units = (self.returned_bytes + u64::from(self.window.window_bytes)) / WINDOW_UNIT;
+        self.told_bytes = units * WINDOW_UNIT;
+        emitter.window(WireWindow { messages: self.told_messages, kibibytes: super::seq::low(units) });
+        news
+    }
+}

@@ -1,0 +1,706 @@
+//! The sending half of a flow: messages cut into segments, what each packet carried, and what has to be sent again.
+
+use super::congestion::{AckSample, Controller};
+use super::pmtu::{BASE, PathSize};
+use super::ranges::ByteRanges;
+use super::rtt::Rtt;
+use super::seq::expand;
+use super::time::{Duration, Instant};
+use super::{Config, Counters, FlowId, Payload, TxHandle};
+use crate::wire::header::{Ack, WINDOW_UNIT, WireWindow};
+use std::collections::VecDeque;
+
+/// Packets that may be overtaken before one counts as lost (RFC 9002 section 6.1.1).
+const REORDER_PACKETS: u64 = 3;
+/// The same after spurious losses, at most.
+const MAX_REORDER_PACKETS: u64 = 512;
+/// Longest wait between two retransmissions of the same tail.
+const MAX_TIMEOUT: Duration = Duration::from_millis(500);
+/// From this timeout in a row on everything in flight counts as lost.
+const GIVE_UP_TIMEOUTS: u32 = 2;
+/// Settled packets kept behind an unsettled one at most.
+const MAX_PACKETS: usize = 65_536;
+
+/// A message that is not acknowledged.
+#[derive(Debug)]
+struct OutMessage {
+    handle: TxHandle,
+    len: u32,
+    /// Bytes sent at least once: a prefix.
+    sent: u32,
+    acked: ByteRanges,
+}
+
+/// What a packet carried that must be sent again if it is lost.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(super) enum Content {
+    Nothing,
+    Segment {
+        message: u32,
+        offset: u32,
+        len: u32,
+    },
+    Bundle {
+        first: u32,
+        count: u8,
+    },
+    /// A probe of the path with so many bytes of UDP payload.
+    Probe {
+        size: u32,
+    },
+}
+
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+enum State {
+    InFlight,
+    Acked,
+    Lost,
+}
+
+/// Flags of a packet's content besides its body.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub(super) struct Carried {
+    /// The peer will acknowledge it.
+    pub(super) eliciting: bool,
+    pub(super) fin: bool,
+    pub(super) window: bool,
+    pub(super) nudge: bool,
+}
+
+#[derive(Clone, Copy, Debug)]
+struct SentPacket {
+    at: Instant,
+    bytes: u32,
+    state: State,
+    carried: Carried,
+    content: Content,
+}
+
+/// Data that goes into the next packet.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(super) enum Chunk {
+    Whole { message: u32, handle: TxHandle, len: u32 },
+    Segment { message: u32, handle: TxHandle, offset: u32, len: u32, total: u32 },
+    Bundle { first: u32, count: u8, wire_len: u32 },
+}
+
+/// What was lost besides data.
+#[derive(Clone, Copy, Debug, Default)]
+pub(super) struct LostFlags {
+    pub(super) window: bool,
+    pub(super) nudge: bool,
+}
+
+#[derive(Debug)]
+pub(super) struct Sender {
+    messages: VecDeque<OutMessage>,
+    /// Number of the first of `messages`.
+    base: u32,
+    /// Place in `messages` of the first that was not sent entirely.
+    next: usize,
+    repeats: VecDeque<(u32, u32, u32)>,
+    packets: VecDeque<SentPacket>,
+    /// Number of the first of `packets`.
+    first_number: u64,
+    in_flight: u64,
+    eliciting: u32,
+    started_bytes: u64,
+    limit_messages: u32,
+    limit_units: u64,
+    largest_acked: u64,
+    reorder_packets: u64,
+    loss_time: Option<Instant>,
+    last_eliciting_at: Instant,
+    pub(super) timeouts: u32,
+    /// Packets that may be sent beyond the congestion window because a timer fired.
+    pub(super) probes_owed: u8,
+    fin: Option<u32>,
+    fin_in_flight: bool,
+    pub(super) fin_acked: bool,
+    /// Messages given up when the peer closed.
+    abandoned: u32,
+    /// The peer closed: it takes nothing more.
+    pub(super) stopped: bool,
+    /// Messages acknowledged since the flow opened.
+    pub(super) acknowledged: u64,
+    /// Segments and bundled messages sent again.
+    pub(super) retransmissions: u64,
+}
+
+impl Sender {
+    pub(super) fn new(first_packet: u64, limit_messages: u32, limit_bytes: u32) -> Self {
+        Self {
+            messages: VecDeque::new(),
+            base: 0,
+            next: 0,
+            repeats: VecDeque::new(),
+            packets: VecDeque::new(),
+            first_number: first_packet,
+            in_flight: 0,
+            eliciting: 0,
+            started_bytes: 0,
+            limit_messages,
+            limit_units: u64::from(limit_bytes) / WINDOW_UNIT,
+            largest_acked: first_packet - 1,
+            reorder_packets: REORDER_PACKETS,
+            loss_time: None,
+            last_eliciting_at: Instant::ZERO,
+            timeouts: 0,
+            probes_owed: 0,
+            fin: None,
+            fin_in_flight: false,
+            fin_acked: false,
+            abandoned: 0,
+            stopped: false,
+            acknowledged: 0,
+            retransmissions: 0,
+        }
+    }
+
+    pub(super) fn push(&mut self, handle: TxHandle, len: u32) {
+        self.messages.push_back(OutMessage { handle, len, sent: 0, acked: ByteRanges::default() });
+    }
+
+    /// Messages given to `push` and not acknowledged.
+    pub(super) fn unacknowledged(&self) -> u32 {
+        u32::try_from(self.messages.len()).unwrap_or(u32::MAX).saturating_add(self.abandoned)
+    }
+
+    pub(super) fn outstanding(&self) -> usize {
+        self.messages.len()
+    }
+
+    /// Number that the next packet will have.
+    #[inline]
+    pub(super) fn next_number(&self) -> u64 {
+        self.first_number + self.packets.len() as u64
+    }
+
+    pub(super) fn in_flight(&self) -> u64 {
+        self.in_flight
+    }
+
+    /// Whether a packet with this low half of a number awaits its acknowledgement.
+    pub(super) fn is_outstanding(&self, low: u32) -> bool {
+        let number = expand(low, self.next_number());
+        let place = number.checked_sub(self.first_number).and_then(|place| usize::try_from(place).ok());
+        place.and_then(|place| self.packets.get(place)).is_some_and(|packet| packet.state != State::Acked)
+    }
+
+    /// The peer will be told that no message follows.
+    pub(super) fn close(&mut self) {
+        let count = u32::try_from(self.messages.len()).unwrap_or(u32::MAX);
+        self.fin = Some(self.base.wrapping_add(count));
+    }
+
+    /// The peer closed: nothing that is not acknowledged yet will be.
+    pub(super) fn stop(&mut self) {
+        self.stopped = true;
+        let count = u32::try_from(self.messages.len()).unwrap_or(u32::MAX);
+        self.abandoned += count;
+        self.base = self.base.wrapping_add(count);
+        self.messages.clear();
+        self.repeats.clear();
+        self.next = 0;
+    }
+
+    /// The FIN to put into the next packet, if one is due.
+    pub(super) fn fin_due(&self) -> Option<u32> {
+        self.fin.filter(|_| !self.fin_in_flight && !self.fin_acked)
+    }
+
+    /// New limits of the peer. Answers whether they opened the window.
+    pub(super) fn on_window(&mut self, window: WireWindow) -> bool {
+        let mut opened = false;
+        if window.messages.wrapping_sub(self.limit_messages).cast_signed() > 0 {
+            self.limit_messages = window.messages;
+            opened = true;
+        }
+        let units = expand(window.kibibytes, self.limit_units);
+        if units > self.limit_units {
+            self.limit_units = units;
+            opened = true;
+        }
+        opened
+    }
+
+    /// Whether the message at place `index` may be begun.
+    #[inline]
+    fn may_start(&self, index: usize) -> bool {
+        let number = self.base.wrapping_add(u32::try_from(index).unwrap_or(u32::MAX));
+        if self.limit_messages.wrapping_sub(number).cast_signed() <= 0 {
+            return false;
+        }
+        // One message may always be on its way, however large.
+        index == 0
+            || self.started_bytes + u64::from(self.messages[index].len) <= self.limit_units * WINDOW_UNIT
+    }
+
+    /// Forgets repetitions that became needless because a late acknowledgement came.
+    pub(super) fn drop_needless_repeats(&mut self) {
+        while let Some(&(message, offset, len)) = self.repeats.front() {
+            if self.place(message).is_some_and(|at| !self.messages[at].acked.contains(offset, offset + len)) {
+                return;
+            }
+            self.repeats.pop_front();
+        }
+    }
+
+    /// Whether there is something to repeat or to begin, window permitting.
+    #[inline]
+    pub(super) fn has_data(&self) -> bool {
+        !self.repeats.is_empty()
+            || self
+                .messages
+                .get(self.next)
+                .is_some_and(|message| message.sent > 0 || self.may_start(self.next))
+    }
+
+    /// Whether messages wait for the peer's window alone.
+    pub(super) fn is_window_blocked(&self) -> bool {
+        self.next < self.messages.len() && !self.has_data()
+    }
+
+    /// Whether a message does not fit a datagram of `size`, so that a larger path size would help.
+    pub(super) fn wants_larger(&self, size: u32) -> bool {
+        self.messages.back().is_some_and(|message| message.len > size)
+            || self.messages.front().is_some_and(|message| message.len > size)
+    }
+
+    /// The data of the next packet, with at most `room` bytes behind the blocks; `whole_cost`, `segment_cost` and
+    /// `bundle_cost` are what the kinds of body need in front. The bundle's messages go to `bundle`.
+    pub(super) fn next_chunk(
+        &mut self,
+        room: u32,
+        bundle: &mut Vec<(TxHandle, u16)>,
+        counters: &mut Counters,
+    ) -> Option<Chunk> {
+        const WHOLE_COST: u32 = 4;
+        const SEGMENT_COST: u32 = 12;
+        self.drop_needless_repeats();
+        if let Some((message, offset, len)) = self.repeats.pop_front() {
+            let at = self.place(message)?;
+            let (handle, total) = (self.messages[at].handle, self.messages[at].len);
+            counters.retransmissions += 1;
+            self.retransmissions += 1;
+            if len == total && len + WHOLE_COST <= room {
+                return Some(Chunk::Whole { message, handle, len });
+            }
+            let take = len.min(room - SEGMENT_COST);
+            if take < len {
+                self.repeats.push_front((message, offset + take, len - take));
+            }
+            return Some(Chunk::Segment { message, handle, offset, len: take, total });
+        }
+        let index = self.next;
+        let begun = self.messages.get(index)?.sent > 0;
+        if !begun && !self.may_start(index) {
+            return None;
+        }
+        let number = self.base.wrapping_add(u32::try_from(index).ok()?);
+        let message = &mut self.messages[index];
+        let (handle, total) = (message.handle, message.len);
+        if !begun {
+            self.started_bytes += u64::from(total);
+        }
+        if !begun && total + WHOLE_COST <= room {
+            message.sent = total;
+            self.next += 1;
+            return Some(self.extend_bundle(number, handle, total, room - WHOLE_COST, bundle));
+        }
+        let offset = message.sent;
+        let take = (total - offset).min(room - SEGMENT_COST);
+        message.sent += take;
+        if message.sent == total {
+            self.next += 1;
+        }
+        Some(Chunk::Segment { message: number, handle, offset, len: take, total })
+    }
+
+    /// A whole message, with those behind it that fit the same packet.
+    fn extend_bundle(
+        &mut self,
+        number: u32,
+        handle: TxHandle,
+        len: u32,
+        room: u32,
+        bundle: &mut Vec<(TxHandle, u16)>,
+    ) -> Chunk {
+        const ITEM_COST: u32 = 2;
+        let mut used = len + ITEM_COST;
+        bundle.clear();
+        while let Some(next) = self.messages.get(self.next) {
+            let cost = next.len.saturating_add(ITEM_COST);
+            if used + cost > room || bundle.len() >= 254 || !self.may_start(self.next) {
+                break;
+            }
+            if bundle.is_empty() {
+                bundle.push((handle, u16::try_from(len).unwrap_or(u16::MAX)));
+            }
+            let next = &mut self.messages[self.next];
+            bundle.push((next.handle, u16::try_from(next.len).unwrap_or(u16::MAX)));
+            next.sent = next.len;
+            self.started_bytes += u64::from(next.len);
+            used += cost;
+            self.next += 1;
+        }
+        if bundle.is_empty() {
+            return Chunk::Whole { message: number, handle, len };
+        }
+        let count = u8::try_from(bundle.len()).unwrap_or(u8::MAX);
+        Chunk::Bundle { first: number, count, wire_len: used }
+    }
+
+    #[inline]
+    fn place(&self, message: u32) -> Option<usize> {
+        let place = message.wrapping_sub(self.base) as usize;
+        (place < self.messages.len()).then_some(place)
+    }
+
+    /// Records the packet just made.
+    #[inline]
+    pub(super) fn on_sent(&mut self, now: Instant, bytes: u32, content: Content, carried: Carried) {
+        let state = if carried.eliciting { State::InFlight } else { State::Acked };
+        if carried.eliciting {
+            self.in_flight += u64::from(bytes);
+            self.eliciting += 1;
+            self.last_eliciting_at = now;
+        }
+        if carried.fin {
+            self.fin_in_flight = true;
+        }
+        if state == State::Acked && self.packets.is_empty() {
+            self.first_number += 1; // Nothing to remember.
+            return;
+        }
+        self.packets.push_back(SentPacket { at: now, bytes, state, carried, content });
+    }
+
+    /// An acknowledgement. `Err`: it names packets that were never sent.
+    #[expect(clippy::too_many_arguments, reason = "the parts of one flow, borrowed apart")]
+    pub(super) fn on_ack(
+        &mut self,
+        now: Instant,
+        flow: FlowId,
+        ack: &Ack<'_>,
+        rtt: &mut Rtt,
+        controller: &mut dyn Controller,
+        path: &mut PathSize,
+        counters: &mut Counters,
+        payload: &mut impl Payload,
+    ) -> Result<LostFlags, ()> {
+        let largest = expand(ack.largest, self.next_number());
+        if largest >= self.next_number() {
+            return Err(());
+        }
+        let in_flight = self.in_flight;
+        let mut newest: Option<Instant> = None;
+        let mut acked_bytes = 0;
+        let (mut high, mut low) = (largest, largest.saturating_sub(u64::from(ack.run)));
+        let mut ranges = ack.ranges.iter();
+        loop {
+            acked_bytes += self.on_range(low, high, largest, &mut newest, path, counters);
+            let Some((gap, run)) = ranges.next() else { break };
+            let Some(next_high) = low.checked_sub(u64::from(gap) + 2) else { break };
+            (high, low) = (next_high, next_high.saturating_sub(u64::from(run)));
+            if high < self.first_number {
+                break;
+            }
+        }
+        let sample = newest.map(|at| now.since(at).less(Duration::from_micros(u64::from(ack.delay_us))));
+        if let Some(sample) = sample {
+            rtt.on_sample(now, sample);
+            self.timeouts = 0;
+        }
+        if acked_bytes > 0 {
+            self.complete(flow, counters, payload);
+        }
+        self.largest_acked = self.largest_acked.max(largest);
+        let lost = self.detect_losses(now, rtt, controller, path, counters);
+        if acked_bytes > 0 {
+            controller.on_ack(
+                now,
+                &AckSample {
+                    bytes: acked_bytes,
+                    rtt: sample,
+                    min_rtt: rtt.least(),
+                    smoothed_rtt: rtt.smoothed(),
+                    in_flight,
+                    datagram: u64::from(path.current()),
+                },
+            );
+        }
+        self.forget_settled(now, rtt);
+        Ok(lost)
+    }
+
+    /// Packets `low..=high` arrived. Answers the bytes that are newly acknowledged.
+    fn on_range(
+        &mut self,
+        low: u64,
+        high: u64,
+        largest: u64,
+        newest: &mut Option<Instant>,
+        path: &mut PathSize,
+        counters: &mut Counters,
+    ) -> u64 {
+        let mut bytes = 0;
+        for number in (low.max(self.first_number)..=high).rev() {
+            let Ok(place) = usize::try_from(number - self.first_number) else { break };
+            let packet = self.packets[place];
+            match packet.state {
+                State::Acked => continue,
+                State::InFlight => {
+                    self.in_flight -= u64::from(packet.bytes);
+                    self.eliciting -= 1;
+                }
+                State::Lost => {
+                    counters.spurious_losses += 1;
+                    let distance = largest.max(self.largest_acked) - number;
+                    self.reorder_packets = self.reorder_packets.max(distance + 1).min(MAX_REORDER_PACKETS);
+                }
+            }
+            if number == largest {
+                *newest = Some(packet.at);
+            }
+            bytes += u64::from(packet.bytes);
+            self.packets[place].state = State::Acked;
+            self.on_packet_acked(&packet, path);
+        }
+        bytes
+    }
+
+    fn on_packet_acked(&mut self, packet: &SentPacket, path: &mut PathSize) {
+        if packet.carried.fin {
+            self.fin_acked = true;
+        }
+        if packet.bytes > BASE {
+            path.on_large_acked();
+        }
+        match packet.content {
+            Content::Nothing => {}
+            Content::Probe { size } => path.on_probe_acked(size),
+            Content::Segment { message, offset, len } => {
+                if let Some(place) = self.place(message) {
+                    self.messages[place].acked.insert(offset, offset + len);
+                }
+            }
+            Content::Bundle { first, count } => {
+                for message in 0..u32::from(count) {
+                    if let Some(place) = self.place(first.wrapping_add(message)) {
+                        let len = self.messages[place].len;
+                        self.messages[place].acked.insert(0, len);
+                    }
+                }
+            }
+        }
+    }
+
+    fn complete(&mut self, flow: FlowId, counters: &mut Counters, payload: &mut impl Payload) {
+        while let Some(message) = self.messages.front() {
+            if !message.acked.is_whole(message.len) {
+                break;
+            }
+            counters.messages_acknowledged += 1;
+            self.acknowledged += 1;
+            payload.acknowledged(flow, message.handle);
+            self.messages.pop_front();
+            self.base = self.base.wrapping_add(1);
+            self.next -= 1;
+        }
+    }
+
+    /// Declares lost what was overtaken by enough packets or enough time.
+    pub(super) fn detect_losses(
+        &mut self,
+        now: Instant,
+        rtt: &Rtt,
+        controller: &mut dyn Controller,
+        path: &mut PathSize,
+        counters: &mut Counters,
+    ) -> LostFlags {
+        self.loss_time = None;
+        let mut lost = LostFlags::default();
+        let delay = rtt.loss_delay()
+            + if self.reorder_packets > REORDER_PACKETS { rtt.smoothed() } else { Duration::ZERO };
+        let overtaken =
+            usize::try_from((self.largest_acked + 1).saturating_sub(self.first_number)).unwrap_or(0);
+        for place in 0..overtaken.min(self.packets.len()) {
+            let packet = self.packets[place];
+            if packet.state != State::InFlight {
+                continue;
+            }
+            let distance = self.largest_acked - (self.first_number + place as u64);
+            if distance >= self.reorder_packets || packet.at + delay <= now {
+                self.declare_lost(place, &mut lost, controller, path, counters, now);
+            } else {
+                let due = packet.at + delay;
+                self.loss_time = Some(self.loss_time.map_or(due, |time| time.min(due)));
+            }
+        }
+        lost
+    }
+
+    fn declare_lost(
+        &mut self,
+        place: usize,
+        lost: &mut LostFlags,
+        controller: &mut dyn Controller,
+        path: &mut PathSize,
+        counters: &mut Counters,
+        now: Instant,
+    ) {
+        let packet = self.packets[place];
+        self.packets[place].state = State::Lost;
+        self.in_flight -= u64::from(packet.bytes);
+        self.eliciting -= 1;
+        counters.packets_lost += 1;
+        lost.window |= packet.carried.window;
+        lost.nudge |= packet.carried.nudge;
+        if packet.carried.fin {
+            self.fin_in_flight = false;
+        }
+        if let Content::Probe { size } = packet.content {
+            path.on_probe_lost(size);
+            return;
+        }
+        self.repeat(packet.content);
+        controller.on_loss(now, u64::from(packet.bytes));
+        if packet.bytes > BASE && path.on_large_lost() {
+            counters.path_black_holes += 1;
+        }
+    }
+
+    fn repeat(&mut self, content: Content) {
+        match content {
+            Content::Nothing | Content::Probe { .. } => {}
+            Content::Segment { message, offset, len } => {
+                if self.place(message).is_some() {
+                    self.repeats.push_back((message, offset, len));
+                }
+            }
+            Content::Bundle { first, count } => {
+                for message in (0..u32::from(count)).map(|index| first.wrapping_add(index)) {
+                    if let Some(place) = self.place(message) {
+                        self.repeats.push_back((message, 0, self.messages[place].len));
+                    }
+                }
+            }
+        }
+    }
+
+    /// Room came back at the peer: what is unacknowledged for longer than a round trip may be sent again now.
+    pub(super) fn on_nudge(&mut self, now: Instant, rtt: &Rtt) {
+        self.timeouts = 0;
+        let before = now.since(Instant::ZERO + rtt.least());
+        for place in 0..self.packets.len() {
+            let packet = self.packets[place];
+            if packet.state == State::InFlight && packet.at.since(Instant::ZERO) <= before {
+                // Not lost to the network: the window stays.
+                self.packets[place].state = State::Lost;
+                self.in_flight -= u64::from(packet.bytes);
+                self.eliciting -= 1;
+                if packet.carried.fin {
+                    self.fin_in_flight = false;
+                }
+                self.repeat(packet.content);
+            }
+        }
+    }
+
+    fn forget_settled(&mut self, now: Instant, rtt: &Rtt) {
+        let memory = rtt.smoothed().times(4);
+        while let Some(packet) = self.packets.front() {
+            let keep = match packet.state {
+                State::InFlight => true,
+                State::Acked => false,
+                // Remembered for a while, to notice that it was not lost after all.
+                State::Lost => packet.at + memory > now && self.packets.len() < MAX_PACKETS,
+            };
+            if keep {
+                return;
+            }
+            self.packets.pop_front();
+            self.first_number += 1;
+        }
+    }
+
+    /// When the tail has to be probed, if anything is in flight or the peer's window blocks.
+    fn probe_time(&self, rtt: &Rtt, config: &Config) -> Option<Instant> {
+        if self.eliciting == 0 && !self.is_window_blocked() {
+            return None;
+        }
+        let first = rtt.probe_timeout(config.max_ack_delay);
+        let wait = if self.timeouts == 0 && self.eliciting > 0 {
+            first
+        } else {
+            first.max(config.min_rto).times(1 << self.timeouts.min(12)).min(MAX_TIMEOUT)
+        };
+        Some(self.last_eliciting_at + wait)
+    }
+
+    /// When `on_timer` is due.
+    pub(super) fn timeout(&self, rtt: &Rtt, config: &Config) -> Option<Instant> {
+        match (self.loss_time, self.probe_time(rtt, config)) {
+            (Some(a), Some(b)) => Some(a.min(b)),
+            (a, b) => a.or(b),
+        }
+    }
+
+    /// Deals with what is due at `now`.
+    pub(super) fn on_timer(
+        &mut self,
+        now: Instant,
+        rtt: &Rtt,
+        config: &Config,
+        controller: &mut dyn Controller,
+        path: &mut PathSize,
+        counters: &mut Counters,
+    ) -> LostFlags {
+        if self.loss_time.is_some_and(|time| time <= now) {
+            let lost = self.detect_losses(now, rtt, controller, path, counters);
+            self.forget_settled(now, rtt);
+            return lost;
+        }
+        let mut lost = LostFlags::default();
+        if self.probe_time(rtt, config).is_none_or(|time| time > now) {
+            return lost;
+        }
+        self.timeouts += 1;
+        self.probes_owed = 1;
+        // The next timeout counts from here, even if nothing can be sent.
+        self.last_eliciting_at = now;
+        if self.timeouts < GIVE_UP_TIMEOUTS {
+            counters.tail_probes += 1;
+            self.repeat_oldest();
+            return lost;
+        }
+        counters.timeouts += 1;
+        for place in 0..self.packets.len() {
+            if self.packets[place].state == State::InFlight {
+                self.declare_lost(place, &mut lost, controller, path, counters, now);
+            }
+        }
+        if self.timeouts == GIVE_UP_TIMEOUTS + 1 {
+            controller.on_timeout(now, u64::from(path.current()));
+        }
+        self.forget_settled(now, rtt);
+        lost
+    }
+
+    /// Sends the oldest unacknowledged data once more without calling it lost.
+    fn repeat_oldest(&mut self) {
+        let oldest = self.packets.iter().find(|packet| {
+            packet.state == State::InFlight
+                && !matches!(packet.content, Content::Nothing | Content::Probe { .. })
+        });
+        if let Some(packet) = oldest {
+            let content = packet.content;
+            if self.repeats.is_empty() {
+                self.repeat(content);
+            }
+        } else if self.packets.iter().any(|packet| packet.state == State::InFlight && packet.carried.fin) {
+            self.fin_in_flight = false;
+        }
+    }
+}
