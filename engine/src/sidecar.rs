@@ -187,7 +187,6 @@ fn make_worker(
     let core = crate::proto::Config {
         max_datagram,
         max_flows: config.max_flows,
-        connect_timeout: millis(config.connect_timeout_ms),
         keepalive: millis(config.keepalive_ms),
         dead_after: millis(config.dead_after_ms),
         max_outstanding: 32_768,

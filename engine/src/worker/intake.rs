@@ -180,9 +180,9 @@ impl<D: Driver> Worker<D> {
         }
         let geometry = *self.host.look(index).tenant.geometry();
         let sidecar = SocketAddr::new(to.remote.ip(), self.settings.udp_port);
-        let local = self.host.ephemeral_address();
         let ours = crate::host::limits(&geometry);
         let id = self.endpoint.connect(now, sidecar, to.remote.port(), ours, timeout)?;
+        let local = SocketAddr::new(self.host.own_ip(), self.endpoint.flow_port(id).unwrap_or(0));
         let info = FlowInfo { peer: to.remote, local, max_message: 0, credit: geometry.flow_credit };
         let slot = self.host.open_flow(index, Link::Remote(id), info).ok_or(Reason::TooManyFlows)?;
         self.host.at(index).tenant.flow(slot).connecting = Some(request);
