@@ -168,9 +168,9 @@ fn connections(engine: &EngineStatus) -> Table {
                 flow.local.to_string(),
                 flow.kind.clone(),
                 flow.state.clone(),
-                format!("{} us", text::three_digits(flow.srtt_us)),
+                format!("{} us", text::three_digits(flow.srtt_ns as f64 / 1_000.0)),
                 flow.messages_sent.to_string(),
-                flow.messages_received.to_string(),
+                flow.messages_delivered.to_string(),
             ]);
         }
     }
