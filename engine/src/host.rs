@@ -433,6 +433,12 @@ impl Host {
         }
     }
 
+    /// Tenants whose backlog on this port is full.
+    pub(crate) fn full_listeners(&self, port: u16) -> Vec<u32> {
+        let list = self.listeners.get(&port).map_or(&[][..], Vec::as_slice);
+        list.iter().filter(|listener| listener.waiting >= listener.backlog).map(|l| l.tenant).collect()
+    }
+
     /// The tenant and listener that take the next flow for a port.
     pub(crate) fn find_listener(&mut self, port: u16) -> Result<(u32, u32), Reason> {
         let Some(list) = self.listeners.get(&port) else {
@@ -565,9 +571,9 @@ impl Payload for Host {
         Ok(())
     }
 
-    fn reserve(&mut self, flow: FlowId, len: u32) -> Option<RxHandle> {
+    fn reserve(&mut self, flow: FlowId, len: u32, in_order: bool) -> Option<RxHandle> {
         let (index, slot, tenant) = self.taker(flow)?;
-        let room = tenant.reserve(slot, len).map(RxHandle);
+        let room = tenant.reserve(slot, len, in_order).map(RxHandle);
         if room.is_none() {
             self.counters.count(Counter::NoRoom);
             self.touch(index);

@@ -65,7 +65,9 @@ pub struct Flow {
     pub tx_list: (u32, u32),
     /// Messages reserved, or delivered and not yet given back.
     pub outstanding: u32,
-    /// RX buffers among them.
+    /// Messages among them that were given room ahead of their turn.
+    pub(crate) ahead: u32,
+    /// RX buffers of the others.
     pub rx_buffers: u32,
     /// Lengths of the in-slot messages delivered and not given back.
     pub inline_lengths: VecDeque<u8>,
@@ -218,6 +220,7 @@ impl Flow {
             credit_dirty: false,
             tx_list: (NIL, NIL),
             outstanding: 0,
+            ahead: 0,
             rx_buffers: 0,
             inline_lengths: VecDeque::new(),
             delivered: 0,

@@ -206,8 +206,15 @@ impl Attachment {
     }
 
     /// The channel-mode flow between these ends.
-    pub fn find_flow(&self, peer: SocketAddr, local: SocketAddr) -> Option<FlowId> {
-        self.shared.with(|core| Ok(core.find_by_ends(peer, local))).ok().flatten()
+    ///
+    /// # Errors
+    /// [`Error::UnknownFlow`]; [`Error::Closed`] if there was one among the 1,024 that ended last; [`Error::EngineLost`],
+    /// [`Error::SidecarBroken`], [`Error::Forked`].
+    pub fn find_flow(&self, peer: SocketAddr, local: SocketAddr) -> Result<FlowId> {
+        self.shared.with(|core| {
+            core.check_over()?;
+            core.find_by_ends(peer, local)
+        })
     }
 
     /// Sends on a channel-mode flow, without waiting.

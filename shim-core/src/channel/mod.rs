@@ -221,6 +221,8 @@ pub(crate) struct Core {
     common: List,
     /// Channel-mode flows by peer and own end.
     by_ends: HashMap<(SocketAddr, SocketAddr), u32>,
+    /// Peer and own end of the channel-mode flows that ended last, oldest first: tells "closed" from "never was".
+    ended: VecDeque<(SocketAddr, SocketAddr)>,
     listeners: HashMap<u32, ListenerState>,
     /// Listen requests whose reply has not come: a flow may arrive before it.
     listens_pending: u32,
@@ -274,6 +276,7 @@ impl Core {
             slab: Slab::new(g.receive_slots),
             common: List::EMPTY,
             by_ends: HashMap::new(),
+            ended: VecDeque::new(),
             listeners: HashMap::new(),
             listens_pending: 0,
             orphans: Vec::new(),
