@@ -157,7 +157,7 @@ impl Duel {
     fn new(seed: u64) -> Self {
         let mut rng = Rng::new([seed, 0x0d0e]);
         let config = Config {
-            max_datagram: u32::from(datagram_size(&mut rng)).max(1_200),
+            max_datagram: u32::from(datagram_size(&mut rng)).clamp(1_200, 65_507),
             max_outstanding: 64,
             ..Config::default()
         };
