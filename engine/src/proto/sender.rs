@@ -237,7 +237,8 @@ impl Sender {
         }
         // One message may always be on its way, however large, once the application gave back all before it.
         open_messages == self.window_messages
-            || self.started_bytes + u64::from(self.messages[index].len) <= self.limit_units * WINDOW_UNIT
+            || self.started_bytes + u64::from(self.messages[index].len)
+                <= self.limit_units.saturating_mul(WINDOW_UNIT)
     }
 
     /// Forgets repetitions that became needless because a late acknowledgement came.
