@@ -161,7 +161,13 @@ impl<D: Driver> Worker<D> {
     pub(super) fn shut_down(&mut self, now: Instant, linger: Duration) {
         let deadline = now + linger;
         self.shutdown = Some(self.shutdown.map_or(deadline, |earlier| earlier.min(deadline)));
-        let channels: Vec<u64> = self.host.seats().map(|(_, seat)| seat.tenant.identity().channel).collect();
+        let seats = self.host.seats().filter(|(_, seat)| seat.fault.is_none() && seat.leaving.is_none());
+        let (places, channels): (Vec<u32>, Vec<u64>) =
+            seats.map(|(index, seat)| (index, seat.tenant.identity().channel)).unzip();
+        // Everything that was sent before the first close: one application's close may end another's flow.
+        for index in places {
+            self.take_what_was_published(now, index);
+        }
         for channel in channels {
             self.leave(now, channel, LeaveCause::Shutdown, linger);
         }
