@@ -428,12 +428,8 @@ impl Endpoint {
 
     /// Call when `poll_timeout` has passed.
     pub fn handle_timeout(&mut self, now: Instant, payload: &mut impl Payload) {
-        while let Some((index, generation)) = self.timers.pop_due(now) {
-            let slot = &mut self.slots[index as usize];
-            if slot.generation != generation {
-                continue;
-            }
-            let Some(flow) = slot.flow.as_deref_mut() else { continue };
+        while let Some(index) = self.timers.pop_due(now) {
+            let Some(flow) = self.slots[index as usize].flow.as_deref_mut() else { continue };
             flow.wake_at = Instant::FAR_FUTURE;
             if let Some(connecting) = &flow.connecting {
                 if connecting.deadline <= now {
@@ -595,7 +591,7 @@ impl Endpoint {
         let at = flow.timeout(&self.config).max(now + LEAST_WAIT);
         if at < flow.wake_at {
             flow.wake_at = at;
-            self.timers.push(at, index, flow.id.generation());
+            self.timers.set(at, index);
         }
     }
 
@@ -646,6 +642,7 @@ impl Endpoint {
 
     fn remove(&mut self, index: u32) {
         if let Some(flow) = self.slots[index as usize].flow.take() {
+            self.timers.remove(index);
             self.by_id.remove(&flow.local.0);
             if self.by_remote.get(&(flow.to, flow.remote)) == Some(&index) {
                 self.by_remote.remove(&(flow.to, flow.remote));
@@ -779,6 +776,12 @@ impl Endpoint {
     #[inline]
     pub fn poll_timeout(&self) -> Option<Instant> {
         self.timers.next()
+    }
+
+    /// How many wake-ups are kept, for tests.
+    #[cfg(test)]
+    pub(super) fn wake_ups(&self) -> usize {
+        self.timers.len()
     }
 
     /// How many flows there are.

@@ -434,3 +434,20 @@ fn many_small_messages_share_datagrams() {
     assert_eq!(net.hosts[1].app.delivered.len(), 60);
     assert!(net.sent - before < 12, "{} datagrams", net.sent - before);
 }
+
+#[test]
+fn wake_ups_do_not_pile_up_however_long_a_flow_talks() {
+    let mut net = Net::new();
+    let (client, server) = net.open();
+    let mut most = 0;
+    for message in 0..30_000 {
+        let now = net.now;
+        net.hosts[0].send(now, client, message, pattern(64, 0));
+        net.quietly(Duration::from_millis(1));
+        let host = &mut net.hosts[1];
+        host.endpoint.handle_room(net.now, server, 1, 64, &mut host.app);
+        most = most.max(net.hosts[0].endpoint.wake_ups());
+    }
+    assert_eq!(net.hosts[1].app.delivered.len(), 30_000);
+    assert!(most < 64, "{most} wake-ups for one flow");
+}
