@@ -451,3 +451,22 @@ fn wake_ups_do_not_pile_up_however_long_a_flow_talks() {
     assert_eq!(net.hosts[1].app.delivered.len(), 30_000);
     assert!(most < 64, "{most} wake-ups for one flow");
 }
+
+#[test]
+fn a_peer_that_dies_after_its_fin_but_before_its_data_is_noticed() {
+    let mut net = Net::new();
+    let (client, server) = net.open();
+    let now = net.now;
+    net.hosts[0].send(now, client, 0, pattern(100_000, 0));
+    let host = &mut net.hosts[0];
+    host.endpoint.close(now, client, &mut host.app);
+    // The first datagram carries the FIN; then the client's host is gone.
+    let mut arrived = 0;
+    net.run(Duration::from_secs(100), |_, from, _| {
+        arrived += usize::from(from == 0);
+        from == 0 && arrived > 2
+    });
+    let reset = Event::Reset { flow: server, reason: Reason::Timeout, unacknowledged: 0 };
+    assert_eq!(net.hosts[1].events.last(), Some(&reset));
+    assert!(net.hosts[1].app.room.is_empty());
+}
