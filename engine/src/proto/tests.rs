@@ -470,3 +470,18 @@ fn a_peer_that_dies_after_its_fin_but_before_its_data_is_noticed() {
     assert_eq!(net.hosts[1].events.last(), Some(&reset));
     assert!(net.hosts[1].app.room.is_empty());
 }
+
+#[test]
+fn a_close_right_behind_messages_repeats_none_of_them() {
+    let mut net = Net::new();
+    let (client, _) = net.open();
+    let now = net.now;
+    for message in 0..7 {
+        net.hosts[0].send(now, client, message, pattern(1_100, message as usize));
+    }
+    let host = &mut net.hosts[0];
+    host.endpoint.close(now, client, &mut host.app);
+    net.quietly(Duration::from_millis(50));
+    assert_eq!(net.hosts[0].events.last(), Some(&Event::Finished { flow: client }));
+    assert_eq!(net.hosts[0].endpoint.counters().retransmissions, 0);
+}
