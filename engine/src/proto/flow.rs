@@ -230,7 +230,8 @@ impl Flow {
             self.sender.timeouts = 0;
         }
         if matches!(data.body, header::Body::Nudge) {
-            self.sender.on_nudge(now, &self.rtt);
+            let lost = self.sender.on_nudge(now, &self.rtt);
+            self.on_lost(lost);
         }
         self.on_content(now, number, data, config, counters, payload)
     }
@@ -270,7 +271,9 @@ impl Flow {
     }
 
     fn on_lost(&mut self, lost: LostFlags) {
-        self.receiver.window_owed |= lost.window;
+        if lost.window {
+            self.receiver.on_window_lost();
+        }
         self.receiver.nudge_owed |= lost.nudge;
     }
 

@@ -485,3 +485,27 @@ fn a_close_right_behind_messages_repeats_none_of_them() {
     assert_eq!(net.hosts[0].events.last(), Some(&Event::Finished { flow: client }));
     assert_eq!(net.hosts[0].endpoint.counters().retransmissions, 0);
 }
+
+#[test]
+fn a_nudge_forgets_no_window_and_no_probe_of_the_path() {
+    let mut net = Net::new();
+    let (client, server) = net.open();
+    net.hosts[1].app.refuse = true;
+    let now = net.now;
+    net.hosts[0].send(now, client, 0, pattern(64, 0));
+    net.quietly(Duration::from_millis(20));
+    // What the client says now is lost: a limit that is news, and the first probe for a larger path size.
+    let now = net.now;
+    let host = &mut net.hosts[0];
+    host.endpoint.handle_room(now, client, 64, 1 << 24, &mut host.app);
+    net.hosts[0].send(now, client, 1, pattern(50_000, 1));
+    net.run(Duration::from_micros(200), |_, from, _| from == 0);
+    net.hosts[1].app.refuse = false;
+    let now = net.now;
+    let host = &mut net.hosts[1];
+    host.endpoint.handle_pool_room(now, &mut host.app);
+    net.quietly(Duration::from_millis(100));
+    assert_eq!(net.hosts[1].app.delivered.len(), 2);
+    assert_eq!(net.hosts[0].endpoint.stats(client).unwrap().datagram_size, 1_472);
+    assert!(net.hosts[1].endpoint.stats(server).is_some());
+}
