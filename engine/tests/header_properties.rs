@@ -57,18 +57,20 @@ fn limits() -> impl Strategy<Value = WireLimits> {
 
 fn confirm() -> impl Strategy<Value = Confirm> {
     (any::<(u32, u32, u32, u16, u16, u16)>(), limits(), limits(), any::<(u8, u8, u32, u64)>()).prop_map(
-        |((client, client_number, server_number, port, flow_port, max_datagram), ours, theirs, rest)| Confirm {
-            client: ConnectionId(client),
-            client_number,
-            server_number,
-            port,
-            flow_port,
-            client_limits: ours,
-            server_limits: theirs,
-            max_datagram,
-            version: rest.0,
-            engines: rest.1,
-            cookie: Cookie { issued_s: rest.2, mac: rest.3 },
+        |((client, client_number, server_number, port, flow_port, max_datagram), ours, theirs, rest)| {
+            Confirm {
+                client: ConnectionId(client),
+                client_number,
+                server_number,
+                port,
+                flow_port,
+                client_limits: ours,
+                server_limits: theirs,
+                max_datagram,
+                version: rest.0,
+                engines: rest.1,
+                cookie: Cookie { issued_s: rest.2, mac: rest.3 },
+            }
         },
     )
 }

@@ -17,7 +17,7 @@ use std::collections::{HashMap, VecDeque};
 use std::net::SocketAddr;
 
 const PORT: u16 = 888;
-const CASES: u64 = 24_000;
+const CASES: u64 = 100_000;
 /// Datagrams for one flow before a fresh endpoint takes its place.
 const CASES_PER_FLOW: u64 = 60;
 const LIMITS: Limits = Limits { max_message: 200_000, window_messages: 8, window_bytes: 400_000 };
@@ -176,7 +176,11 @@ impl Duel {
             peer,
             next_handle: 0,
         };
-        if duel.rng.below(2) == 0 { duel.be_client() } else { duel.be_server() }
+        if duel.rng.below(2) == 0 {
+            duel.be_client()
+        } else {
+            duel.be_server()
+        }
         duel
     }
 
@@ -194,7 +198,11 @@ impl Duel {
                 continue;
             };
             assert_eq!(flow, self.flow);
-            assert_eq!(unacknowledged as usize, self.app.unacknowledged.len(), "each message is accounted for");
+            assert_eq!(
+                unacknowledged as usize,
+                self.app.unacknowledged.len(),
+                "each message is accounted for"
+            );
             self.alive = false;
         }
     }
