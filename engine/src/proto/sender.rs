@@ -233,7 +233,8 @@ impl Sender {
         }
         // One message may always be on its way, however large.
         index == 0
-            || self.started_bytes + u64::from(self.messages[index].len) <= self.limit_units.saturating_mul(WINDOW_UNIT)
+            || self.started_bytes + u64::from(self.messages[index].len)
+                <= self.limit_units.saturating_mul(WINDOW_UNIT)
     }
 
     /// Forgets repetitions that became needless because a late acknowledgement came.
