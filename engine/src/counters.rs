@@ -58,6 +58,8 @@ counters! {
     NobodyListens => "nobody_listens",
     /// Datagrams that the driver had no room for; the protocol repeats them.
     TransmitNoRoom => "transmit_no_room",
+    /// Times that the network path or the engine's waiting failed as a whole.
+    PathErrors => "path_errors",
     /// Flows reset because their application was gone and the linger time over.
     LingerExpired => "linger_expired",
     /// A slot had a sequence number that was never due.

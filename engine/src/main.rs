@@ -1,2 +1,7 @@
-//! The machnet command.
-fn main() {}
+//! The `machnet` command.
+
+mod cli;
+
+fn main() -> std::process::ExitCode {
+    cli::run()
+}

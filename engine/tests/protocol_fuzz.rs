@@ -48,7 +48,7 @@ impl Payload for App {
         self.accepted = Some(flow);
         Ok(())
     }
-    fn reserve(&mut self, _: FlowId, len: u32) -> Option<RxHandle> {
+    fn reserve(&mut self, _: FlowId, len: u32, _in_order: bool) -> Option<RxHandle> {
         assert!(len > 0 && len <= LIMITS.max_message, "room for {len} bytes was asked for");
         assert!(self.room.len() < LIMITS.window_messages as usize, "more messages than the window holds");
         if self.refusing {

@@ -1,5 +1,27 @@
 //! Attach to a Machnet sidecar over shared memory and exchange whole messages.
 
+mod attach;
+mod attachment;
+mod channel;
 pub mod control;
+mod error;
+mod message;
+mod options;
 pub mod shm;
 pub mod socket;
+mod wait;
+
+pub use attachment::{Arrival, Attachment, Flow, Listener, PendingConnect};
+pub use channel::{Channel, ChannelInfo, ConnectId, FlowId, ListenerId};
+pub use control::DoorbellKind;
+pub use error::{Error, ResetReason, Result};
+pub use message::{Message, TxLoan};
+pub use options::{
+    AttachOptions, SOCKET_VARIABLE, SYSTEM_SOCKET, attach, default_socket_path, socket_candidates,
+};
+pub use shm::Geometry;
+pub use shm::ring::PeerFault;
+pub use wait::WaitPolicy;
+
+/// Flows that wait to be accepted at most, unless `listen` is told otherwise.
+pub const DEFAULT_BACKLOG: u32 = 128;

@@ -45,7 +45,7 @@ fn unix_address(path: &Path) -> io::Result<(libc::sockaddr_un, libc::socklen_t)>
             "socket path is too long (107 bytes at most)",
         ));
     }
-    address.sun_family = libc::AF_UNIX as libc::sa_family_t;
+    address.sun_family = libc::sa_family_t::try_from(libc::AF_UNIX).unwrap_or(0);
     for (place, &byte) in address.sun_path.iter_mut().zip(bytes) {
         *place = byte.cast_signed();
     }
@@ -358,6 +358,51 @@ pub fn wait_readable(descriptor: BorrowedFd<'_>, timeout: Option<std::time::Dura
     }
 }
 
+/// What ended a [`wait_bell`].
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub struct Woken {
+    /// The doorbell is readable.
+    pub bell: bool,
+    /// The other end of the doorbell is gone.
+    pub hung_up: bool,
+    /// The second descriptor is readable.
+    pub nudge: bool,
+}
+
+/// Waits until the doorbell rings (only if `listen`) or hangs up, or `nudge` is readable, or `timeout` has passed (`None`:
+/// for ever), or a signal came.
+pub fn wait_bell(
+    bell: BorrowedFd<'_>,
+    listen: bool,
+    nudge: Option<BorrowedFd<'_>>,
+    timeout: Option<std::time::Duration>,
+) -> io::Result<Woken> {
+    let events = if listen { libc::POLLIN } else { 0 };
+    let mut entries = [
+        libc::pollfd { fd: bell.as_raw_fd(), events, revents: 0 },
+        libc::pollfd { fd: nudge.map_or(-1, |fd| fd.as_raw_fd()), events: libc::POLLIN, revents: 0 },
+    ];
+    let span = timeout.map(|timeout| libc::timespec {
+        tv_sec: i64::try_from(timeout.as_secs()).unwrap_or(i64::MAX),
+        tv_nsec: i64::from(timeout.subsec_nanos()),
+    });
+    let span = span.as_ref().map_or(std::ptr::null(), |span| &raw const *span);
+    // SAFETY: `entries` and `span` are valid for the call; a negative descriptor is skipped.
+    let ready = unsafe { libc::ppoll(entries.as_mut_ptr(), 2, span, std::ptr::null()) };
+    if ready < 0 {
+        return match io::Error::last_os_error() {
+            error if error.kind() == io::ErrorKind::Interrupted => Ok(Woken::default()),
+            error => Err(error),
+        };
+    }
+    let ended = libc::POLLHUP | libc::POLLERR | libc::POLLNVAL;
+    Ok(Woken {
+        bell: entries[0].revents & libc::POLLIN != 0,
+        hung_up: entries[0].revents & ended != 0,
+        nudge: entries[1].revents != 0,
+    })
+}
+
 /// Lets a pipe's broken end answer an error in programs that have not ignored SIGPIPE: blocks the signal for the thread,
 /// rings, and takes back a signal that was raised meanwhile.
 pub fn ring_quietly(bell: BorrowedFd<'_>, is_socket: bool) -> Ring {
@@ -382,4 +427,10 @@ pub fn ring_quietly(bell: BorrowedFd<'_>, is_socket: bool) -> Ring {
         libc::pthread_sigmask(libc::SIG_SETMASK, &raw const before, std::ptr::null_mut());
         result
     }
+}
+
+/// The user whose rights this process has.
+pub fn effective_user() -> u32 {
+    // SAFETY: no arguments, cannot fail.
+    unsafe { libc::geteuid() }
 }

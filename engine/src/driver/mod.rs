@@ -4,6 +4,12 @@
 //! express flow steering, an RSS key or a redirection table; that is on purpose. The worker is generic over its driver, so
 //! there is no dynamic call per datagram.
 
+pub mod fault;
+pub mod lock;
+pub mod memory;
+mod sys;
+pub mod udp;
+
 use std::io;
 use std::net::SocketAddr;
 use std::os::fd::BorrowedFd;
@@ -59,8 +65,15 @@ pub trait Driver: Send {
     /// `lend` says no) or is dropped and counted. Called once per duty cycle.
     fn flush(&mut self) -> io::Result<()>;
 
+    /// Whether committed datagrams still wait in the driver after a `flush`, because the path was full or (fault driver)
+    /// because they are held back. An engine does not sleep for long while this is true: nothing else would send them.
+    fn is_transmit_pending(&self) -> bool {
+        false
+    }
+
     /// A descriptor that is readable when `receive` would hand something over, for an engine that sleeps. Drivers that can
-    /// only be polled have none.
+    /// only be polled have none. Datagrams that the driver has already taken from the system do not make it readable, so an
+    /// engine sleeps only after a `receive` that returned 0.
     fn wait_fd(&self) -> Option<BorrowedFd<'_>>;
 
     /// What was counted so far.

@@ -224,7 +224,7 @@ impl Endpoint {
         payload: &mut impl Payload,
     ) -> Option<u32> {
         if !self.has_room() {
-            self.reply_reset(now, datagram, data, Reason::TooManyFlows);
+            self.decline(now, datagram, data, confirm, Reason::TooManyFlows);
             return None;
         }
         let id = self.reserve_slot();
@@ -232,7 +232,7 @@ impl Endpoint {
         let limits = Limits::from_wire(confirm.client_limits);
         if let Err(reason) = payload.accept(id, confirm.port, from, limits) {
             self.free_slot(id.index());
-            self.reply_reset(now, datagram, data, reason);
+            self.decline(now, datagram, data, confirm, reason);
             return None;
         }
         self.counters.accepted += 1;
@@ -241,6 +241,26 @@ impl Endpoint {
         self.by_id.insert(data.id.0, id.index());
         self.slots[id.index() as usize].flow = Some(Box::new(flow));
         Some(id.index())
+    }
+
+    /// A confirmed connection is not taken. It is remembered as reset, because every packet of the client's first flight
+    /// carries the proof, and a later one must not make the flow that an earlier one was refused.
+    fn decline(
+        &mut self,
+        now: Instant,
+        datagram: &Datagram<'_>,
+        data: &Data<'_>,
+        confirm: &Confirm,
+        reason: Reason,
+    ) {
+        let remains = Remains {
+            remote: confirm.client,
+            to: datagram.from,
+            next_number: u64::from(confirm.server_number) + 1,
+            kind: RemainsKind::Reset(reason),
+        };
+        self.remember(now, data.id, remains);
+        self.reply_reset(now, datagram, data, reason);
     }
 
     fn has_room(&self) -> bool {

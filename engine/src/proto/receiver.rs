@@ -200,7 +200,11 @@ impl Receiver {
         }
         let place = ahead as usize;
         if self.waiting.get(place).is_none_or(Option::is_none) {
-            let Some(handle) = payload.reserve(flow, total) else { return self.refuse(counters) };
+            let in_order =
+                self.waiting.len() >= place && self.waiting.iter().take(place).all(Option::is_some);
+            let Some(handle) = payload.reserve(flow, total, in_order) else {
+                return self.refuse(counters);
+            };
             while self.waiting.len() <= place {
                 self.waiting.push_back(None);
             }
@@ -295,9 +299,13 @@ impl Receiver {
         let messages_gain = self.limit_messages().wrapping_sub(self.told_messages);
         let bytes_gain =
             (self.returned_bytes + u64::from(self.window.window_bytes)).saturating_sub(self.told_bytes);
-        // Told when it is worth it: each half window.
+        // Told when it is worth it: each half window. Where the largest message needs more than half, also when the
+        // application has given everything back.
+        let is_tight = self.window.window_bytes / 2 < self.window.max_message;
+        let all_back = super::seq::low(self.delivered) == self.returned_messages;
         if messages_gain >= self.window.window_messages.div_ceil(2)
             || bytes_gain >= u64::from(self.window.window_bytes / 2).max(1)
+            || (is_tight && all_back && bytes_gain >= WINDOW_UNIT)
         {
             self.window_owed = true;
         }

@@ -106,6 +106,8 @@ pub(super) struct Sender {
     eliciting: u32,
     started_bytes: u64,
     limit_messages: u32,
+    /// The peer's window in messages: what `limit_messages` was before the peer's application gave anything back.
+    window_messages: u32,
     limit_units: u64,
     largest_acked: u64,
     reorder_packets: u64,
@@ -140,6 +142,7 @@ impl Sender {
             eliciting: 0,
             started_bytes: 0,
             limit_messages,
+            window_messages: limit_messages,
             limit_units: u64::from(limit_bytes) / WINDOW_UNIT,
             largest_acked: first_packet - 1,
             reorder_packets: REORDER_PACKETS,
@@ -228,11 +231,12 @@ impl Sender {
     #[inline]
     fn may_start(&self, index: usize) -> bool {
         let number = self.base.wrapping_add(u32::try_from(index).unwrap_or(u32::MAX));
-        if self.limit_messages.wrapping_sub(number).cast_signed() <= 0 {
+        let open_messages = self.limit_messages.wrapping_sub(number);
+        if open_messages.cast_signed() <= 0 {
             return false;
         }
-        // One message may always be on its way, however large.
-        index == 0
+        // One message may always be on its way, however large, once the application gave back all before it.
+        open_messages == self.window_messages
             || self.started_bytes + u64::from(self.messages[index].len)
                 <= self.limit_units.saturating_mul(WINDOW_UNIT)
     }

@@ -6,10 +6,10 @@ use machnet_client::shm::ring::PeerFault;
 use std::collections::VecDeque;
 
 /// No entry: the end of an intrusive list.
-pub const NIL: u32 = u32::MAX;
+pub(super) const NIL: u32 = u32::MAX;
 
 /// A flow's place in its channel's table.
-#[derive(Clone, Copy, PartialEq, Eq, Debug, Hash)]
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Hash, Default)]
 pub struct FlowSlot(u16);
 
 impl FlowSlot {
@@ -57,15 +57,17 @@ pub struct Flow {
     pub sent: u32,
     /// Messages of those that the peer has.
     pub acknowledged: u32,
-    /// `acknowledged` as last told to the application.
-    pub told: u32,
-    /// Whether the flow stands in the tenant's list of flows with credit to tell.
+    /// Whether the flow stands in the tenant's list of flows with credit to tell. Outlives the flow, as the list does.
     pub credit_dirty: bool,
+    /// Whether the flow waits for room of another application of this host.
+    pub blocked: bool,
     /// First and last of the unacknowledged messages in the tenant's store.
     pub tx_list: (u32, u32),
     /// Messages reserved, or delivered and not yet given back.
     pub outstanding: u32,
-    /// RX buffers among them.
+    /// Messages among them that were given room ahead of their turn.
+    pub(crate) ahead: u32,
+    /// RX buffers of the others.
     pub rx_buffers: u32,
     /// Lengths of the in-slot messages delivered and not given back.
     pub inline_lengths: VecDeque<u8>,
@@ -83,7 +85,7 @@ impl Flow {
 
 /// The table.
 #[derive(Debug)]
-pub struct Flows {
+pub(super) struct Flows {
     slots: Vec<Flow>,
     free: Vec<u16>,
     max: u32,
@@ -92,27 +94,17 @@ pub struct Flows {
 
 impl Flows {
     /// A table for at most `max` flows; it grows as they come.
-    pub fn new(max: u32) -> Self {
+    pub(super) fn new(max: u32) -> Self {
         Self { slots: Vec::new(), free: Vec::new(), max, used: 0 }
     }
 
-    /// Flows there are.
-    pub fn len(&self) -> usize {
-        self.used as usize
-    }
-
-    /// Whether there is none.
-    pub fn is_empty(&self) -> bool {
-        self.used == 0
-    }
-
     /// Whether another flow would find a place.
-    pub fn has_room(&self) -> bool {
+    pub(super) fn has_room(&self) -> bool {
         self.used < self.max
     }
 
     /// A new flow, or nothing when the table is full.
-    pub fn open(&mut self, link: Link, info: FlowInfo) -> Option<FlowSlot> {
+    pub(super) fn open(&mut self, link: Link, info: FlowInfo) -> Option<FlowSlot> {
         if !self.has_room() {
             return None;
         }
@@ -126,15 +118,14 @@ impl Flows {
         };
         self.used += 1;
         let flow = &mut self.slots[usize::from(slot)];
-        let (generation, mut lengths) = (flow.generation, std::mem::take(&mut flow.inline_lengths));
-        lengths.clear();
-        *flow = Flow { generation, used: true, link, info, inline_lengths: lengths, ..Flow::vacant(info) };
+        let (generation, credit_dirty) = (flow.generation, flow.credit_dirty);
+        *flow = Flow { generation, credit_dirty, used: true, link, ..Flow::vacant(info) };
         Some(FlowSlot(slot))
     }
 
     /// The flow at a place that we recorded ourselves.
     #[inline]
-    pub fn at(&mut self, slot: FlowSlot) -> &mut Flow {
+    pub(super) fn at(&mut self, slot: FlowSlot) -> &mut Flow {
         let flow = &mut self.slots[slot.index()];
         debug_assert!(flow.used, "a recorded flow is there");
         flow
@@ -142,20 +133,25 @@ impl Flows {
 
     /// The same, to look at.
     #[inline]
-    pub fn look(&self, slot: FlowSlot) -> &Flow {
+    pub(super) fn look(&self, slot: FlowSlot) -> &Flow {
         &self.slots[slot.index()]
+    }
+
+    /// The flow at a place that may have been freed since it was recorded.
+    pub(super) fn find(&self, slot: FlowSlot) -> Option<&Flow> {
+        self.slots.get(slot.index()).filter(|flow| flow.used)
     }
 
     /// The name of a flow on the rings: place in the low half, generation in the high half.
     #[inline]
-    pub fn handle(&self, slot: FlowSlot) -> u32 {
+    pub(super) fn handle(&self, slot: FlowSlot) -> u32 {
         u32::from(slot.0) | u32::from(self.slots[slot.index()].generation) << 16
     }
 
     /// The flow that the application named, if there is one.
     #[inline]
     #[expect(clippy::cast_possible_truncation, reason = "the two halves of a handle")]
-    pub fn resolve(&self, handle: u32) -> Result<FlowSlot, PeerFault> {
+    pub(super) fn resolve(&self, handle: u32) -> Result<FlowSlot, PeerFault> {
         let (slot, generation) = (handle as u16, (handle >> 16) as u16);
         match self.slots.get(usize::from(slot)) {
             Some(flow) if flow.used && flow.generation == generation && !flow.released => Ok(FlowSlot(slot)),
@@ -164,7 +160,7 @@ impl Flows {
     }
 
     /// The application will not name the flow again: allowed once the flow ended.
-    pub fn release(&mut self, slot: FlowSlot) -> Result<(), PeerFault> {
+    pub(super) fn release(&mut self, slot: FlowSlot) -> Result<(), PeerFault> {
         let flow = self.at(slot);
         if flow.link != Link::Ended {
             return Err(PeerFault::Flow);
@@ -176,7 +172,7 @@ impl Flows {
     }
 
     /// Frees the place if the flow was released and nothing of it is in the application's hands.
-    pub fn reap(&mut self, slot: FlowSlot) {
+    pub(super) fn reap(&mut self, slot: FlowSlot) {
         let flow = &mut self.slots[slot.index()];
         if flow.used && flow.released && flow.outstanding == 0 {
             flow.used = false;
@@ -187,8 +183,18 @@ impl Flows {
         }
     }
 
+    /// Takes a flow from the list of those with credit to tell: its name, and how many of its messages were acknowledged.
+    /// Nothing if it was released meanwhile.
+    #[inline]
+    pub(super) fn tell_credit(&mut self, slot: FlowSlot) -> Option<(u32, u32)> {
+        let handle = self.handle(slot);
+        let flow = &mut self.slots[slot.index()];
+        flow.credit_dirty = false;
+        flow.used.then_some((handle, flow.acknowledged))
+    }
+
     /// Every flow there is.
-    pub fn iter(&self) -> impl Iterator<Item = (FlowSlot, &Flow)> {
+    pub(super) fn iter(&self) -> impl Iterator<Item = (FlowSlot, &Flow)> {
         self.slots
             .iter()
             .enumerate()
@@ -210,10 +216,11 @@ impl Flow {
             released: false,
             sent: 0,
             acknowledged: 0,
-            told: 0,
+            blocked: false,
             credit_dirty: false,
             tx_list: (NIL, NIL),
             outstanding: 0,
+            ahead: 0,
             rx_buffers: 0,
             inline_lengths: VecDeque::new(),
             delivered: 0,

@@ -29,6 +29,9 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use store::{ReceivedStore, SentStore};
 
+/// Failed connects that may wait for a slot of the receive ring before no more requests are taken.
+const MAX_WAITING_FAILURES: usize = 64;
+
 /// What the application is, for `machnet status`.
 #[derive(Clone, Debug)]
 pub struct Identity {
@@ -75,6 +78,9 @@ pub struct Tenant {
     rx_ledger: Ledger,
     /// Messages reserved, or delivered and not yet given back; at most `receive_slots`.
     outstanding: u32,
+    /// Messages among them that were given room ahead of their turn, and their RX buffers.
+    ahead_messages: u32,
+    ahead_buffers: u32,
     /// Outcomes and ends of flows that wait for a slot of the receive ring: at most two per flow.
     events: VecDeque<(SlotHead, [u64; SLOT_WORDS - 1])>,
     /// Flows whose acknowledged count was not told yet.
@@ -85,6 +91,8 @@ pub struct Tenant {
     starved: bool,
     /// Room came back since `starved` was set.
     relieved: bool,
+    /// A message found no slot of the receive ring; the application drains it without telling anybody.
+    ring_full: bool,
 }
 
 impl Tenant {
@@ -113,11 +121,14 @@ impl Tenant {
             tx_ledger: Ledger::new(g.tx_buffers),
             rx_ledger: Ledger::new(g.rx_buffers),
             outstanding: 0,
+            ahead_messages: 0,
+            ahead_buffers: 0,
             events: VecDeque::new(),
             credit_dirty: Vec::new(),
             ring_reasons: 0,
             starved: false,
             relieved: false,
+            ring_full: false,
             identity,
             geometry,
             theirs: Arc::new(theirs),
@@ -153,6 +164,11 @@ impl Tenant {
     #[inline]
     pub fn look(&self, slot: FlowSlot) -> &Flow {
         self.flows.look(slot)
+    }
+
+    /// A flow that may have been freed since it was recorded.
+    pub fn find(&self, slot: FlowSlot) -> Option<&Flow> {
+        self.flows.find(slot)
     }
 
     /// Every flow.
@@ -196,15 +212,12 @@ impl Tenant {
                 break; // The application does not drain its ring: told later, cumulatively.
             }
             let slot = self.credit_dirty[index];
-            let handle = self.flows.handle(slot);
-            let flow = self.flows.at(slot);
-            flow.credit_dirty = false;
-            flow.told = flow.acknowledged;
-            let word = u64::from(handle) | u64::from(flow.acknowledged) << 32;
+            index += 1;
+            let Some((handle, acknowledged)) = self.flows.tell_credit(slot) else { continue };
+            let word = u64::from(handle) | u64::from(acknowledged) << 32;
             let head = SlotHead { kind: send_done_kind::CREDIT, count: 0, length: 0 };
             self.send_done.publish(&self.ours, head, |words| words[1].store(word, Ordering::Relaxed));
             self.ring_reasons |= REASON_CREDIT;
-            index += 1;
         }
         self.credit_dirty.drain(..index);
         Ok(())
@@ -218,9 +231,16 @@ impl Tenant {
         }
     }
 
-    /// Whether something waits that only the application's progress can release.
+    /// Whether something waits that only the application's progress can release, of which it tells nobody.
     pub fn has_backlog(&self) -> bool {
-        !self.events.is_empty() || !self.credit_dirty.is_empty()
+        !self.events.is_empty() || !self.credit_dirty.is_empty() || self.ring_full
+    }
+
+    /// Whether so many events wait that nothing more should be taken from the application that could cause another one:
+    /// each flow has at most two, and the rest is for connects that fail.
+    #[inline]
+    pub fn has_too_many_events(&self) -> bool {
+        self.events.len() >= 2 * self.geometry.max_flows as usize + MAX_WAITING_FAILURES
     }
 
     /// Asks the application to ring when it publishes. Look at the rings once more after it.

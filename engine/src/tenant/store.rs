@@ -7,7 +7,7 @@ use machnet_client::shm::ledger::Extents;
 
 /// Where a message's bytes are.
 #[derive(Clone, Copy, Debug)]
-pub enum Content {
+pub(super) enum Content {
     /// In private memory, at most 112 bytes.
     Inline([u8; INLINE_BYTES]),
     /// In buffers of the channel.
@@ -16,7 +16,7 @@ pub enum Content {
 
 /// A message that an application sent.
 #[derive(Clone, Copy, Debug)]
-pub struct Sent {
+pub(super) struct Sent {
     /// Its bytes: a private copy, or the application's TX buffers that it may not touch meanwhile.
     pub content: Content,
     /// Its length in bytes.
@@ -27,7 +27,7 @@ pub struct Sent {
 
 /// The sent messages of one channel, linked per flow in the order of sending. Grows to what credit allows, then stays.
 #[derive(Debug)]
-pub struct SentStore {
+pub(super) struct SentStore {
     entries: Vec<Sent>,
     free: u32,
 }
@@ -41,7 +41,7 @@ impl Default for SentStore {
 impl SentStore {
     /// Records a message behind the last of `list`. Answers its handle.
     #[inline]
-    pub fn push(&mut self, list: &mut (u32, u32), content: Content, len: u32) -> u32 {
+    pub(super) fn push(&mut self, list: &mut (u32, u32), content: Content, len: u32) -> u32 {
         let handle = if self.free == NIL {
             self.entries.push(Sent { content, len, next: NIL });
             u32::try_from(self.entries.len() - 1).unwrap_or(NIL)
@@ -63,7 +63,7 @@ impl SentStore {
 
     /// Takes the first message of `list` out, if it is `handle`: messages are acknowledged in the order of sending.
     #[inline]
-    pub fn pop(&mut self, list: &mut (u32, u32), handle: u32) -> &Sent {
+    pub(super) fn pop(&mut self, list: &mut (u32, u32), handle: u32) -> &Sent {
         assert!(list.0 == handle, "messages are acknowledged in the order of sending");
         let next = self.entries[handle as usize].next;
         list.0 = next;
@@ -77,7 +77,7 @@ impl SentStore {
 
     /// A message by its handle.
     #[inline]
-    pub fn at(&self, handle: u32) -> &Sent {
+    pub(super) fn at(&self, handle: u32) -> &Sent {
         &self.entries[handle as usize]
     }
 }
@@ -96,19 +96,21 @@ enum State {
 
 /// A message that was or is being received.
 #[derive(Clone, Copy, Debug)]
-pub struct Received {
+pub(super) struct Received {
     /// Where its bytes are.
     pub content: Content,
     /// Its length in bytes.
     pub len: u32,
     /// Whose it is.
     pub flow: FlowSlot,
+    /// It was given room ahead of its turn.
+    pub ahead: bool,
     state: State,
 }
 
 /// The received messages of one channel by handle; the handle of a delivered one is its token on the rings.
 #[derive(Debug)]
-pub struct ReceivedStore {
+pub(super) struct ReceivedStore {
     entries: Vec<Received>,
     free: u32,
 }
@@ -121,8 +123,8 @@ impl Default for ReceivedStore {
 
 impl ReceivedStore {
     /// Records room for a message.
-    pub fn reserve(&mut self, flow: FlowSlot, content: Content, len: u32) -> u32 {
-        let entry = Received { content, len, flow, state: State::Reserved };
+    pub(super) fn reserve(&mut self, flow: FlowSlot, content: Content, len: u32, ahead: bool) -> u32 {
+        let entry = Received { content, len, flow, ahead, state: State::Reserved };
         if self.free == NIL {
             self.entries.push(entry);
             return u32::try_from(self.entries.len() - 1).unwrap_or(NIL);
@@ -138,17 +140,17 @@ impl ReceivedStore {
 
     /// A message by a handle of our own.
     #[inline]
-    pub fn at(&mut self, handle: u32) -> &mut Received {
+    pub(super) fn at(&mut self, handle: u32) -> &mut Received {
         &mut self.entries[handle as usize]
     }
 
     /// The message is the application's from now on.
-    pub fn delivered(&mut self, handle: u32) {
+    pub(super) fn delivered(&mut self, handle: u32) {
         self.entries[handle as usize].state = State::Delivered;
     }
 
     /// Forgets a message of ours and answers what it was.
-    pub fn remove(&mut self, handle: u32) -> Received {
+    pub(super) fn remove(&mut self, handle: u32) -> Received {
         let entry = self.entries[handle as usize];
         self.entries[handle as usize].state = State::Free { next: self.free };
         self.free = handle;
@@ -156,7 +158,7 @@ impl ReceivedStore {
     }
 
     /// Forgets a message that the application gives back, if it has it.
-    pub fn take_back(&mut self, token: u32) -> Option<Received> {
+    pub(super) fn take_back(&mut self, token: u32) -> Option<Received> {
         match self.entries.get(token as usize) {
             Some(entry) if entry.state == State::Delivered => Some(self.remove(token)),
             _ => None,

@@ -187,6 +187,12 @@ impl<const N: usize> Producer<N> {
         slot[0].store(head.pack(self.position), Ordering::Release);
     }
 
+    /// Byte offset, in our memory, of the slot that the next `publish` fills: for writers of whole runs of bytes.
+    #[inline]
+    pub fn next_offset(&self) -> usize {
+        self.ring_offset + (self.position & (self.slots - 1)) as usize * N * 8
+    }
+
     /// How many slots were published, modulo 2^32.
     pub fn position(&self) -> u32 {
         self.position
@@ -243,6 +249,12 @@ impl<const N: usize> Consumer<N> {
         }
         let before = if self.wrapped { due.wrapping_sub(self.slots) } else { 0 };
         if sequence == before { Ok(None) } else { Err(PeerFault::Sequence) }
+    }
+
+    /// Byte offset, in the producer's memory, of the slot that `peek` shows: for readers of whole runs of bytes.
+    #[inline]
+    pub fn next_offset(&self) -> usize {
+        self.ring_offset + (self.position & (self.slots - 1)) as usize * N * 8
     }
 
     /// Takes the slot that `peek` showed.

@@ -1,0 +1,74 @@
+# What a person runs. Every target is a thin call of cargo or of a script in ci/, so that a developer, CI and a release
+# all run the same thing.
+
+# rustup's cargo first: the one of Debian 12 is too old for this workspace.
+CARGO_HOME ?= $(HOME)/.cargo
+export PATH := $(CARGO_HOME)/bin:$(PATH)
+
+# Where `make install` puts things; DESTDIR is for packagers.
+PREFIX ?= /usr/local
+DESTDIR ?=
+
+# A machnet binary to use instead of building one: `make demo MACHNET=target/debug/machnet`.
+MACHNET ?=
+# Further arguments, for example: make demo ARGS='--json', make test ARGS='fmt clippy'.
+ARGS ?=
+
+release_dir := $(or $(CARGO_TARGET_DIR),target)/release
+
+.PHONY: help demo build test bench doc install uninstall clean need-cargo
+
+help:
+	@echo 'make demo      build, then measure two sidecars beside kernel TCP and UDP on this machine (a minute or two)'
+	@echo 'make build     build the machnet command, the C library and the Rust example, with optimisation'
+	@echo 'make test      install what the tests need and run all of them; ARGS="fmt clippy" runs only these steps'
+	@echo 'make bench     run every bench this machine allows; NAME=crossing runs one'
+	@echo 'make doc       the documentation of the Rust crates, into target/doc'
+	@echo 'make install   into PREFIX=$(PREFIX); respects DESTDIR'
+	@echo 'make uninstall take away what install put there'
+	@echo 'make clean     remove what was built'
+
+need-cargo:
+	@command -v cargo >/dev/null 2>&1 || { \
+	  echo 'cargo is missing. Install it with rustup: https://rustup.rs (the version that this project pins is then fetched by itself).' >&2; \
+	  exit 1; }
+	@command -v cc >/dev/null 2>&1 || { \
+	  echo 'A C compiler is missing (cargo links with it). On Debian: apt-get install gcc libc6-dev' >&2; exit 1; }
+
+build: need-cargo
+	cargo build --release --locked --workspace
+
+demo: $(if $(MACHNET),,need-cargo)
+ifeq ($(MACHNET),)
+	cargo build --release --locked -p machnet-engine --bin machnet
+endif
+	$(or $(MACHNET),$(release_dir)/machnet) demo $(ARGS)
+
+test:
+	@ci/test.sh $(ARGS)
+
+bench: need-cargo
+	@ci/bench.sh $(NAME)
+
+doc: need-cargo
+	cargo doc --locked --workspace --no-deps --lib
+
+# libmachnet_shim is the name that programs written for Microsoft's library link with.
+# Root need not have cargo: `make build && sudo make install`.
+install:
+	@[ -x $(release_dir)/machnet ] && [ -e $(release_dir)/libmachnet.so ] || { echo 'Run "make build" first.' >&2; exit 1; }
+	install -d $(DESTDIR)$(PREFIX)/bin $(DESTDIR)$(PREFIX)/lib $(DESTDIR)$(PREFIX)/include
+	install -m 0755 $(release_dir)/machnet $(DESTDIR)$(PREFIX)/bin/machnet
+	install -m 0755 $(release_dir)/libmachnet.so $(DESTDIR)$(PREFIX)/lib/libmachnet.so
+	install -m 0644 $(release_dir)/libmachnet.a $(DESTDIR)$(PREFIX)/lib/libmachnet.a
+	ln -sf libmachnet.so $(DESTDIR)$(PREFIX)/lib/libmachnet_shim.so
+	ln -sf libmachnet.a $(DESTDIR)$(PREFIX)/lib/libmachnet_shim.a
+	install -m 0644 ffi/include/*.h $(DESTDIR)$(PREFIX)/include/
+
+uninstall:
+	rm -f $(DESTDIR)$(PREFIX)/bin/machnet
+	rm -f $(foreach name,machnet machnet_shim,$(foreach kind,so a,$(DESTDIR)$(PREFIX)/lib/lib$(name).$(kind)))
+	cd ffi/include && for header in *.h; do rm -f "$(DESTDIR)$(PREFIX)/include/$$header"; done
+
+clean:
+	cargo clean

@@ -1,0 +1,198 @@
+#!/usr/bin/env bash
+# Everything that must hold before a change is good: `make test` for a developer, `.ci/run` for CI.
+#
+#   ci/test.sh              all steps, cheapest first
+#   ci/test.sh fmt loom     only these
+#   ci/test.sh --list       their names
+#
+# A step that fails does not keep the others from running, but the exit code is then 1. The last line counts tests (a step
+# that runs none counts as one): N passed, N failed, N skipped. Whatever was skipped is named with its reason before it.
+#
+# Knobs: SIM_RUNS (seeds of the simulator), SIM_SEED (its first), HOSTILE_ROUNDS, CARGO_TARGET_DIR, CI_TOOLS_DIR.
+set -uo pipefail
+cd "$(dirname "$0")/.."
+. ci/common.sh
+
+sim_runs="${SIM_RUNS:-3000}"
+hostile_rounds="${HOSTILE_ROUNDS:-10000}"
+
+logs="$target_dir/ci-logs"
+mkdir -p "$logs"
+# A test that finds at run time that it cannot run here appends a line "its_name: reason" to this file and passes.
+export SKIPPED_TESTS_LIST="$PWD/$logs/skipped-at-run-time"
+[ "${logs#/}" != "$logs" ] && SKIPPED_TESTS_LIST="$logs/skipped-at-run-time"
+
+# ---- the steps: cheapest first; each reuses what the ones before it built -----------------------------------------------
+
+steps=(setup scripts fmt clippy docs deny tests doctests c-header loom hostile sim release)
+
+step_setup() { ci/setup.sh; }
+
+step_scripts() {
+    local script
+    for script in ci/*.sh .ci/run; do
+        bash -n "$script" || return 1
+        [ -x "$script" ] || [ "$script" = ci/common.sh ] || { echo "$script is not executable" && return 1; }
+    done
+    command -v shellcheck >/dev/null 2>&1 || return 0
+    shellcheck --external-sources --severity=warning ci/*.sh .ci/run
+}
+
+step_fmt() { cargo fmt --all -- --check; }
+
+step_clippy() { cargo clippy --locked --workspace --all-targets --keep-going -- -D warnings; }
+
+step_docs() { RUSTDOCFLAGS="-D warnings" cargo doc --locked --workspace --no-deps --lib; }
+
+step_deny() {
+    [ -x "$cargo_deny" ] || { skip "cargo-deny $cargo_deny_version is not installed; ci/setup.sh says why" && return; }
+    local checks=(bans licenses sources)
+    # The advisory database is a git repository on GitHub: it is fetched where that can be reached, and else missed aloud.
+    if GIT_TERMINAL_PROMPT=0 timeout 10 git ls-remote -q https://github.com/rustsec/advisory-db HEAD >/dev/null 2>&1; then
+        checks+=(advisories)
+    else
+        also_skipped "deny: advisories: the database (https://github.com/rustsec/advisory-db) cannot be reached from here"
+    fi
+    "$cargo_deny" --workspace --locked check --hide-inclusion-graph "${checks[@]}"
+}
+
+step_tests() { cargo test --locked --workspace --no-fail-fast --lib --bins --tests --examples; }
+
+step_doctests() { cargo test --locked --workspace --no-fail-fast --doc; }
+
+step_c-header() { run_script ci/c-header.sh; }
+
+step_loom() {
+    # Loom's atomics work only inside a model, so this build has its own folder and runs the models alone.
+    [ -e shim-core/tests/loom.rs ] || { skip "there is no shim-core/tests/loom.rs yet" && return; }
+    RUSTFLAGS="--cfg loom" CARGO_TARGET_DIR="$target_dir/loom" \
+        cargo test --locked -p machnet-client --test loom
+}
+
+step_hostile() {
+    [ -e engine/tests/hostile.rs ] || { skip "there is no engine/tests/hostile.rs yet" && return; }
+    # The tests step ran a few rounds; these are the full number.
+    HOSTILE_ROUNDS="$hostile_rounds" cargo test --locked -p machnet-engine --test hostile -- --nocapture
+}
+
+step_sim() { run_script ci/sim.sh "$sim_runs"; }
+
+# What a person builds and installs, without asking for any of it twice: README.md's commands stand here as they stand there.
+step_release() {
+    make build || return 1
+    local root="$PWD/$target_dir/install-root" file
+    [ "${target_dir#/}" != "$target_dir" ] && root="$target_dir/install-root"
+    rm -rf "$root"
+    make --no-print-directory install DESTDIR="$root" || return 1
+    for file in bin/machnet lib/libmachnet.so lib/libmachnet.a include/machnet.h; do
+        [ -s "$root/usr/local/$file" ] || { echo "make install did not install $file" && return 1; }
+    done
+    "$root/usr/local/bin/machnet" --version || return 1
+    make --no-print-directory uninstall DESTDIR="$root" || return 1
+    [ -z "$(find "$root" ! -type d)" ] || { find "$root" ! -type d && echo "make uninstall left these" && return 1; }
+}
+
+# Upper bounds against hangs, in seconds, far above what a step takes on two slow cores.
+limit_of() {
+    case "$1" in
+        setup | tests | sim | release) echo 1500 ;;
+        clippy | docs | doctests | loom | hostile) echo 900 ;;
+        *) echo 300 ;;
+    esac
+}
+
+# ---- running them -------------------------------------------------------------------------------------------------------
+
+skip() { echo "$1" >"$logs/$step.skip"; }
+also_skipped() { echo "SKIPPED $1" && echo "$1" >>"$logs/also-skipped"; }
+run_script() {
+    [ -x "$1" ] || { skip "there is no $1 yet" && return; }
+    "$@"
+}
+
+# One step in a process of its own, so that a limit can end it with everything that it started.
+if [ "${1:-}" = --one ]; then
+    step="$2"
+    "step_$step"
+    exit
+fi
+if [ "${1:-}" = --list ]; then
+    printf '%s\n' "${steps[@]}"
+    exit
+fi
+for name in "$@"; do
+    case " ${steps[*]} " in
+        *" $name "*) ;;
+        *) echo "there is no step '$name'; the steps are: ${steps[*]}" >&2 && exit 2 ;;
+    esac
+done
+[ $# -gt 0 ] && steps=("$@")
+
+# Adds up the counts of all "test result:" lines of a log into found_passed, found_failed, found_ignored.
+count_tests() {
+    read -r found_passed found_failed found_ignored < <(
+        sed 's/\x1b\[[0-9;]*m//g' "$1" | awk '/^test result: / {
+            for (i = 1; i < NF; i++) {
+                if ($(i + 1) ~ /^passed/) passed += $i
+                if ($(i + 1) ~ /^failed/) failed += $i
+                if ($(i + 1) ~ /^ignored/) ignored += $i
+            }
+        } END { print passed + 0, failed + 0, ignored + 0 }'
+    )
+}
+
+passed=0 failed=0 skipped=0
+summary=() failures=() skips=()
+rm -f "$logs/also-skipped"
+: >"$SKIPPED_TESTS_LIST"
+for step in "${steps[@]}"; do
+    echo
+    echo "==== $step"
+    rm -f "$logs/$step.skip"
+    began=$SECONDS
+    timeout --kill-after=10 "$(limit_of "$step")" ci/test.sh --one "$step" </dev/null 2>&1 | tee "$logs/$step.log"
+    code=${PIPESTATUS[0]}
+    took="$((SECONDS - began)) s"
+    count_tests "$logs/$step.log"
+    passed=$((passed + found_passed)) failed=$((failed + found_failed)) skipped=$((skipped + found_ignored))
+    while read -r line; do
+        skips+=("$step: $line")
+    done < <(sed -n 's/^test \(.*\) \.\.\. ignored\(, \)\?\(.*\)$/\1: \3/p' "$logs/$step.log" | sed 's/: $/: marked ignored without a reason/')
+    if [ "$code" != 0 ]; then
+        [ "$found_failed" = 0 ] && failed=$((failed + 1))
+        [ "$code" = 124 ] && echo "$step was ended after $(limit_of "$step") s"
+        failures+=("$step: exit code $code; see $logs/$step.log")
+        while read -r line; do
+            failures+=("$step: $line")
+        done < <(sed -n 's/^test \(.*\) \.\.\. FAILED$/\1/p' "$logs/$step.log")
+        summary+=("FAILED   $step, $took")
+    elif [ -e "$logs/$step.skip" ]; then
+        skipped=$((skipped + 1))
+        skips+=("$step: $(cat "$logs/$step.skip")")
+        summary+=("skipped  $step")
+        echo "SKIPPED $(cat "$logs/$step.skip")"
+    else
+        [ "$found_passed" = 0 ] && passed=$((passed + 1))
+        summary+=("ok       $step, $took")
+    fi
+    echo "==== $step took $took"
+done
+
+while read -r line; do
+    passed=$((passed - 1)) skipped=$((skipped + 1))
+    skips+=("tests: $line")
+done < <(sort -u "$SKIPPED_TESTS_LIST")
+if [ -e "$logs/also-skipped" ]; then
+    while read -r line; do
+        skipped=$((skipped + 1))
+        skips+=("$line")
+    done <"$logs/also-skipped"
+fi
+
+echo
+echo "==== summary, $SECONDS s in all"
+printf '%s\n' "${summary[@]}"
+[ ${#failures[@]} -gt 0 ] && printf 'failed:  %s\n' "${failures[@]}"
+[ ${#skips[@]} -gt 0 ] && printf 'skipped: %s\n' "${skips[@]}"
+echo "$passed passed, $failed failed, $skipped skipped"
+[ "$failed" = 0 ]

@@ -1,0 +1,174 @@
+//! The flags that choose settings, shared by `up` and `config show`.
+
+use super::{Outcome, sys};
+use clap::Args;
+use machnet_engine::config::{ConfigError, Effective, Sources};
+use std::net::IpAddr;
+use std::path::PathBuf;
+
+/// The settings as flags. Their values are checked with those of file and environment, so the messages are the same.
+#[derive(Clone, Debug, Default, Args)]
+pub(crate) struct ConfigFlags {
+    /// Read this configuration file [env: MACHNET_CONFIG] [default: the user's or the system's, if there is one]
+    #[arg(long, value_name = "FILE")]
+    config: Option<PathBuf>,
+    /// Read no configuration file
+    #[arg(long, conflicts_with = "config")]
+    no_config: bool,
+    /// The Unix socket that applications attach to
+    #[arg(long, value_name = "PATH", allow_hyphen_values = true)]
+    socket: Option<String>,
+    /// Permission bits of that socket, in octal
+    #[arg(long, value_name = "MODE", allow_hyphen_values = true)]
+    socket_mode: Option<String>,
+    /// The group that owns the socket
+    #[arg(long, value_name = "GROUP", allow_hyphen_values = true)]
+    socket_group: Option<String>,
+    /// The address of this host that peers reach it at [default: the only one there is]
+    #[arg(long, value_name = "IP", allow_hyphen_values = true)]
+    address: Option<String>,
+    /// The UDP port that carries everything; the same on every host [default: 31580]
+    #[arg(long, value_name = "PORT", allow_hyphen_values = true)]
+    udp_port: Option<String>,
+    /// How packets reach the network [default: udp]
+    #[arg(long, value_name = "NAME", allow_hyphen_values = true)]
+    driver: Option<String>,
+    /// Engine threads [default: 1]
+    #[arg(long, value_name = "COUNT", allow_hyphen_values = true)]
+    engines: Option<String>,
+    /// What an engine does when there is nothing to do: auto, spin, yield or block [default: auto]
+    #[arg(long, value_name = "POLICY", allow_hyphen_values = true)]
+    idle: Option<String>,
+    /// A connect without an answer fails after so long [default: 3000]
+    #[arg(long, value_name = "MS", allow_hyphen_values = true)]
+    connect_timeout_ms: Option<String>,
+    /// A silent flow shows its peer that it lives this often [default: 10000]
+    #[arg(long, value_name = "MS", allow_hyphen_values = true)]
+    keepalive_ms: Option<String>,
+    /// A peer that is silent for so long is given up [default: 30000]
+    #[arg(long, value_name = "MS", allow_hyphen_values = true)]
+    dead_after_ms: Option<String>,
+    /// How long what an application left behind may take to be delivered [default: 1000]
+    #[arg(long, value_name = "MS", allow_hyphen_values = true)]
+    linger_ms: Option<String>,
+    /// Most applications attached at a time [default: 256]
+    #[arg(long, value_name = "COUNT", allow_hyphen_values = true)]
+    max_channels: Option<String>,
+    /// Most flows at a time [default: 65536]
+    #[arg(long, value_name = "COUNT", allow_hyphen_values = true)]
+    max_flows: Option<String>,
+    /// Bytes of the largest IP packet [default: what the interface says]
+    #[arg(long, value_name = "BYTES", allow_hyphen_values = true)]
+    mtu: Option<String>,
+    /// The Machnet port that answers `machnet ping`; 0: nothing answers [default: 1]
+    #[arg(long, value_name = "PORT", allow_hyphen_values = true)]
+    ping_port: Option<String>,
+    /// How much is logged: error, warn, info, debug or trace [default: info]
+    #[arg(long, value_name = "LEVEL", allow_hyphen_values = true)]
+    log_level: Option<String>,
+    /// How a line of the log looks: text, or plain without the time [default: text]
+    #[arg(long, value_name = "FORMAT", allow_hyphen_values = true)]
+    log_format: Option<String>,
+}
+
+impl ConfigFlags {
+    fn given(&self) -> Vec<(&'static str, String)> {
+        let all = [
+            ("socket", &self.socket),
+            ("socket_mode", &self.socket_mode),
+            ("socket_group", &self.socket_group),
+            ("address", &self.address),
+            ("udp_port", &self.udp_port),
+            ("driver", &self.driver),
+            ("engines", &self.engines),
+            ("idle", &self.idle),
+            ("connect_timeout_ms", &self.connect_timeout_ms),
+            ("keepalive_ms", &self.keepalive_ms),
+            ("dead_after_ms", &self.dead_after_ms),
+            ("linger_ms", &self.linger_ms),
+            ("max_channels", &self.max_channels),
+            ("max_flows", &self.max_flows),
+            ("mtu", &self.mtu),
+            ("ping_port", &self.ping_port),
+            ("log_level", &self.log_level),
+            ("log_format", &self.log_format),
+        ];
+        all.into_iter().filter_map(|(name, value)| value.clone().map(|value| (name, value))).collect()
+    }
+
+    /// The settings in effect: these flags, the environment, the file, the defaults.
+    pub(crate) fn resolve(&self) -> Outcome<Effective> {
+        let variables = std::env::vars_os()
+            .filter_map(|(name, value)| Some((name.into_string().ok()?, value.into_string().ok()?)));
+        let mut sources = Sources::new().environment(variables).flags(self.given());
+        let named = self.config.clone().or_else(|| std::env::var_os("MACHNET_CONFIG").map(PathBuf::from));
+        if !self.no_config {
+            sources = match named {
+                Some(path) => sources.file(&path)?,
+                None => sources.default_file()?,
+            };
+        }
+        Ok(sources.resolve(only_address)?)
+    }
+}
+
+/// The address of this host if it has exactly one besides loopback; otherwise what to do about it.
+pub(crate) fn only_address() -> Result<IpAddr, ConfigError> {
+    let found = sys::interface_addresses().unwrap_or_default();
+    choose_address(&found)
+}
+
+fn choose_address(found: &[(String, IpAddr)]) -> Result<IpAddr, ConfigError> {
+    match found {
+        [(_, address)] => Ok(*address),
+        [] => Err(ConfigError::NoAddress(
+            "this host has no network address besides 127.0.0.1: \
+             say --address 127.0.0.1 to try Machnet within this host (or run `machnet demo`)"
+                .to_owned(),
+        )),
+        several => {
+            let list: Vec<String> = several.iter().map(|(name, ip)| format!("{ip} ({name})")).collect();
+            Err(ConfigError::NoAddress(format!(
+                "this host has several addresses: {}; say which one the other hosts reach it at, such as --address {}",
+                list.join(", "),
+                several[0].1
+            )))
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use machnet_engine::config::KEYS;
+
+    #[test]
+    fn every_setting_has_its_flag() {
+        use clap::CommandFactory;
+        #[derive(Debug, clap::Parser)]
+        struct Probe {
+            #[command(flatten)]
+            flags: ConfigFlags,
+        }
+        let command = Probe::command();
+        for key in KEYS {
+            let flag = key.flag();
+            assert!(
+                command.get_arguments().any(|a| a.get_long().map(|l| format!("--{l}")) == Some(flag.clone())),
+                "{flag}"
+            );
+            let parsed = <Probe as clap::Parser>::try_parse_from(["p", flag.as_str(), "7"]).unwrap();
+            assert_eq!(parsed.flags.given(), [(key.name, "7".to_owned())]);
+        }
+    }
+
+    #[test]
+    fn no_address_is_guessed_among_several() {
+        let eth = ("eth0".to_owned(), "10.0.0.5".parse().unwrap());
+        let wlan = ("wlan0".to_owned(), "192.168.1.5".parse().unwrap());
+        assert_eq!(choose_address(std::slice::from_ref(&eth)).unwrap(), eth.1);
+        assert!(choose_address(&[]).unwrap_err().to_string().contains("--address 127.0.0.1"));
+        let text = choose_address(&[eth, wlan]).unwrap_err().to_string();
+        assert!(text.contains("10.0.0.5 (eth0), 192.168.1.5 (wlan0)") && text.contains("--address 10.0.0.5"));
+    }
+}

@@ -1,0 +1,189 @@
+//! The settings of a sidecar: file, environment and flags become one [`Config`], every field checked once.
+//!
+//! The order is flags, then environment (`MACHNET_*`), then the TOML file, then defaults. One table, [`KEYS`], knows every
+//! setting: the file's keys, the names in the environment, the flags and `machnet config show` all follow from it.
+
+mod keys;
+mod sources;
+
+pub use keys::{KEYS, Key};
+pub use sources::{ConfigError, Effective, Origin, Sources, default_files};
+
+use std::net::{IpAddr, Ipv4Addr};
+use std::path::PathBuf;
+
+/// The UDP port of sidecars where none is chosen. One fixed port, so that a firewall needs one rule; above 1023, so that no
+/// rights are needed; below 32768, where Linux begins to give ports to outgoing connections, so that none takes it by chance.
+pub const DEFAULT_UDP_PORT: u16 = 31_580;
+
+/// The Machnet port on which a sidecar answers `machnet ping`.
+pub const DEFAULT_PING_PORT: u16 = 1;
+
+/// What an engine does when it finds nothing to do.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub enum IdlePolicy {
+    /// Looks on for as long as that helps, then sleeps; never spins where others need the processor.
+    #[default]
+    Auto,
+    /// Never sleeps: lowest latency, a whole core.
+    Spin,
+    /// Never sleeps, but lets others run first.
+    Yield,
+    /// Sleeps at once: least processor time.
+    Block,
+}
+
+impl IdlePolicy {
+    /// Every policy.
+    pub const ALL: [Self; 4] = [Self::Auto, Self::Spin, Self::Yield, Self::Block];
+
+    /// The word that names it in settings and messages.
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Auto => "auto",
+            Self::Spin => "spin",
+            Self::Yield => "yield",
+            Self::Block => "block",
+        }
+    }
+}
+
+/// How packets reach the network.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub enum DriverKind {
+    /// Through the kernel's UDP sockets: no rights, no special hardware.
+    #[default]
+    Udp,
+}
+
+impl DriverKind {
+    /// The word that names it in settings and messages.
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Udp => "udp",
+        }
+    }
+}
+
+/// How much is logged.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+#[expect(missing_docs, reason = "the names say it")]
+pub enum LogLevel {
+    Error,
+    Warn,
+    #[default]
+    Info,
+    Debug,
+    Trace,
+}
+
+impl LogLevel {
+    /// Every level, the quietest first.
+    pub const ALL: [Self; 5] = [Self::Error, Self::Warn, Self::Info, Self::Debug, Self::Trace];
+
+    /// The word that names it in settings.
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Error => "error",
+            Self::Warn => "warn",
+            Self::Info => "info",
+            Self::Debug => "debug",
+            Self::Trace => "trace",
+        }
+    }
+}
+
+/// How a line of the log looks.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub enum LogFormat {
+    /// Time, level and text.
+    #[default]
+    Text,
+    /// Level and text, for journals that add the time themselves.
+    Plain,
+}
+
+impl LogFormat {
+    /// Every format.
+    pub const ALL: [Self; 2] = [Self::Text, Self::Plain];
+
+    /// The word that names it in settings.
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Text => "text",
+            Self::Plain => "plain",
+        }
+    }
+}
+
+/// Everything that can be chosen about a sidecar. Values that come from outside pass the checks of [`KEYS`] first.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Config {
+    /// The Unix socket that applications attach to.
+    pub socket: PathBuf,
+    /// Permission bits of that socket.
+    pub socket_mode: u32,
+    /// The group that owns the socket; none: the group of the process.
+    pub socket_group: Option<String>,
+    /// The address that peers reach this sidecar at.
+    pub address: IpAddr,
+    /// The UDP port, the same on all hosts that talk to each other.
+    pub udp_port: u16,
+    /// How packets reach the network.
+    pub driver: DriverKind,
+    /// Engine threads.
+    pub engines: u32,
+    /// What engines do when idle.
+    pub idle: IdlePolicy,
+    /// A connect without an answer fails after this many milliseconds.
+    pub connect_timeout_ms: u32,
+    /// A silent flow shows its peer that it lives this often, in milliseconds.
+    pub keepalive_ms: u32,
+    /// A peer that is silent for so many milliseconds is given up.
+    pub dead_after_ms: u32,
+    /// So many milliseconds at most pass between an application's end and its flows' end.
+    pub linger_ms: u32,
+    /// Most applications that are attached at a time.
+    pub max_channels: u32,
+    /// Most flows of one engine.
+    pub max_flows: u32,
+    /// Bytes of the largest IP packet; none: ask the interface.
+    pub mtu: Option<u32>,
+    /// The Machnet port that answers `machnet ping`; none: nothing answers.
+    pub ping_port: Option<u16>,
+    /// How much is logged.
+    pub log_level: LogLevel,
+    /// How a line of the log looks.
+    pub log_format: LogFormat,
+}
+
+impl Default for Config {
+    /// A sidecar on 127.0.0.1, with everything else as `machnet up` has it.
+    fn default() -> Self {
+        Self {
+            socket: machnet_client::default_socket_path(),
+            socket_mode: if is_root() { 0o660 } else { 0o600 },
+            socket_group: None,
+            address: IpAddr::V4(Ipv4Addr::LOCALHOST),
+            udp_port: DEFAULT_UDP_PORT,
+            driver: DriverKind::Udp,
+            engines: 1,
+            idle: IdlePolicy::Auto,
+            connect_timeout_ms: 3_000,
+            keepalive_ms: 10_000,
+            dead_after_ms: 30_000,
+            linger_ms: 1_000,
+            max_channels: 256,
+            max_flows: 65_536,
+            mtu: None,
+            ping_port: Some(DEFAULT_PING_PORT),
+            log_level: LogLevel::Info,
+            log_format: LogFormat::Text,
+        }
+    }
+}
+
+/// Whether this process is the system's (root) rather than a user's.
+fn is_root() -> bool {
+    machnet_client::socket::effective_user() == 0
+}

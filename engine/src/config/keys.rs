@@ -1,0 +1,227 @@
+//! The table of settings: how each is named, checked, set and shown.
+
+use super::{Config, DriverKind, IdlePolicy, LogFormat, LogLevel};
+use std::net::IpAddr;
+use std::ops::RangeInclusive;
+use std::path::PathBuf;
+
+/// One setting.
+#[derive(Clone, Copy)]
+pub struct Key {
+    /// Its name in the file. In the environment it is `MACHNET_` and the name in capitals, as a flag `--` and dashes.
+    pub name: &'static str,
+    /// What it decides, in one line.
+    pub help: &'static str,
+    /// What may be written, so that "must be ..." reads well.
+    pub allowed: &'static str,
+    /// Checks the text and sets the field; `false` when the text is not allowed.
+    pub(super) set: fn(&mut Config, &str) -> bool,
+    /// The field as it would be written in the file.
+    pub(super) show: fn(&Config) -> String,
+}
+
+impl std::fmt::Debug for Key {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_tuple("Key").field(&self.name).finish()
+    }
+}
+
+impl Key {
+    /// The setting of that name.
+    pub fn find(name: &str) -> Option<&'static Self> {
+        KEYS.iter().find(|key| key.name == name)
+    }
+
+    /// Its name in the environment.
+    pub fn environment(&self) -> String {
+        format!("MACHNET_{}", self.name.to_uppercase())
+    }
+
+    /// Its name as a flag.
+    pub fn flag(&self) -> String {
+        format!("--{}", self.name.replace('_', "-"))
+    }
+
+    /// The value as it would be written in the file.
+    pub fn show(&self, config: &Config) -> String {
+        (self.show)(config)
+    }
+}
+
+/// The word for "the sidecar finds out".
+pub(super) const AUTO: &str = "auto";
+const LONGEST_SOCKET_PATH: usize = 107;
+
+/// Every setting, in the order in which `machnet config show` prints them.
+pub const KEYS: &[Key] = &[
+    Key {
+        name: "socket",
+        help: "the Unix socket that applications attach to",
+        allowed: "a path of 1 to 107 bytes",
+        set: |config, text| {
+            config.socket = PathBuf::from(text);
+            (1..=LONGEST_SOCKET_PATH).contains(&text.len()) && !text.contains('\0')
+        },
+        show: |config| quoted(&config.socket.to_string_lossy()),
+    },
+    Key {
+        name: "socket_mode",
+        help: "permission bits of that socket, in octal",
+        allowed: "an octal number from 0000 to 0777, such as \"0660\"",
+        set: |config, text| put(&mut config.socket_mode, octal(text)),
+        show: |config| format!("\"{:04o}\"", config.socket_mode),
+    },
+    Key {
+        name: "socket_group",
+        help: "the group that owns the socket; \"\" keeps the group of the process",
+        allowed: "the name of a group, at most 64 characters",
+        set: |config, text| {
+            config.socket_group = (!text.is_empty()).then(|| text.to_owned());
+            text.len() <= 64 && !text.contains(char::is_whitespace)
+        },
+        show: |config| quoted(config.socket_group.as_deref().unwrap_or("")),
+    },
+    Key {
+        name: "address",
+        help: "the address of this host that peers reach it at; auto: the only one there is",
+        allowed: "\"auto\" or an IPv4 address of this host, such as \"10.0.0.5\"",
+        set: |config, text| match text.parse::<IpAddr>() {
+            Ok(address) => {
+                config.address = address;
+                address.is_ipv4() && !address.is_unspecified() && !address.is_multicast()
+            }
+            Err(_) => text == AUTO,
+        },
+        show: |config| quoted(&config.address.to_string()),
+    },
+    Key {
+        name: "udp_port",
+        help: "the UDP port that carries everything; the same on every host",
+        allowed: "a number from 1024 to 65535",
+        set: |config, text| put(&mut config.udp_port, number(text, 1_024..=65_535)),
+        show: |config| config.udp_port.to_string(),
+    },
+    Key {
+        name: "driver",
+        help: "how packets reach the network",
+        allowed: "\"udp\" (the other drivers come in later releases)",
+        set: |config, text| put(&mut config.driver, (text == "udp").then_some(DriverKind::Udp)),
+        show: |config| quoted(config.driver.name()),
+    },
+    Key {
+        name: "engines",
+        help: "engine threads",
+        allowed: "1 (several engines need RSS--, which comes in a later release)",
+        set: |config, text| put(&mut config.engines, number(text, 1..=1)),
+        show: |config| config.engines.to_string(),
+    },
+    Key {
+        name: "idle",
+        help: "what an engine does when there is nothing to do",
+        allowed: "one of \"auto\", \"spin\", \"yield\", \"block\"",
+        set: |config, text| put(&mut config.idle, IdlePolicy::ALL.into_iter().find(|p| p.name() == text)),
+        show: |config| quoted(config.idle.name()),
+    },
+    Key {
+        name: "connect_timeout_ms",
+        help: "a connect without an answer fails after so many milliseconds",
+        allowed: "a number from 10 to 600000",
+        set: |config, text| put(&mut config.connect_timeout_ms, number(text, 10..=600_000)),
+        show: |config| config.connect_timeout_ms.to_string(),
+    },
+    Key {
+        name: "keepalive_ms",
+        help: "a silent flow shows its peer that it lives this often, in milliseconds",
+        allowed: "a number from 100 to 600000",
+        set: |config, text| put(&mut config.keepalive_ms, number(text, 100..=600_000)),
+        show: |config| config.keepalive_ms.to_string(),
+    },
+    Key {
+        name: "dead_after_ms",
+        help: "a peer that is silent for so many milliseconds is given up",
+        allowed: "a number from 300 to 3600000",
+        set: |config, text| put(&mut config.dead_after_ms, number(text, 300..=3_600_000)),
+        show: |config| config.dead_after_ms.to_string(),
+    },
+    Key {
+        name: "linger_ms",
+        help: "how long what an application left behind may take to be delivered, in milliseconds",
+        allowed: "a number from 0 to 60000",
+        set: |config, text| put(&mut config.linger_ms, number(text, 0..=60_000)),
+        show: |config| config.linger_ms.to_string(),
+    },
+    Key {
+        name: "max_channels",
+        help: "most applications attached at a time",
+        allowed: "a number from 1 to 4096",
+        set: |config, text| put(&mut config.max_channels, number(text, 1..=4_096)),
+        show: |config| config.max_channels.to_string(),
+    },
+    Key {
+        name: "max_flows",
+        help: "most flows at a time",
+        allowed: "a number from 1 to 1000000",
+        set: |config, text| put(&mut config.max_flows, number(text, 1..=1_000_000)),
+        show: |config| config.max_flows.to_string(),
+    },
+    Key {
+        name: "mtu",
+        help: "bytes of the largest IP packet; auto: what the interface says",
+        allowed: "\"auto\" or a number from 1280 to 65535",
+        set: |config, text| {
+            config.mtu = number(text, 1_280..=65_535);
+            config.mtu.is_some() || text == AUTO
+        },
+        show: |config| config.mtu.map_or_else(|| quoted(AUTO), |mtu| mtu.to_string()),
+    },
+    Key {
+        name: "ping_port",
+        help: "the Machnet port that answers `machnet ping`; 0: nothing answers",
+        allowed: "a number from 0 to 65535",
+        set: |config, text| {
+            let port = number(text, 0..=65_535);
+            config.ping_port = port.filter(|&port| port != 0);
+            port.is_some()
+        },
+        show: |config| config.ping_port.unwrap_or(0).to_string(),
+    },
+    Key {
+        name: "log_level",
+        help: "how much is logged to standard error",
+        allowed: "one of \"error\", \"warn\", \"info\", \"debug\", \"trace\"",
+        set: |config, text| put(&mut config.log_level, LogLevel::ALL.into_iter().find(|l| l.name() == text)),
+        show: |config| quoted(config.log_level.name()),
+    },
+    Key {
+        name: "log_format",
+        help: "how a line of the log looks; plain has no time, for journals that add it",
+        allowed: "one of \"text\", \"plain\"",
+        set: |config, text| {
+            put(&mut config.log_format, LogFormat::ALL.into_iter().find(|f| f.name() == text))
+        },
+        show: |config| quoted(config.log_format.name()),
+    },
+];
+
+fn put<T>(field: &mut T, value: Option<T>) -> bool {
+    value.map(|value| *field = value).is_some()
+}
+
+/// Every integer of a setting passes here, decimal or, as TOML has it, octal behind `0o`.
+fn number<T: TryFrom<u32>>(text: &str, allowed: RangeInclusive<u32>) -> Option<T> {
+    let value = match text.strip_prefix("0o") {
+        Some(digits) => u32::from_str_radix(digits, 8).ok()?,
+        None => text.parse().ok()?,
+    };
+    allowed.contains(&value).then(|| T::try_from(value).ok()).flatten()
+}
+
+/// Permission bits are octal with or without the prefix, as for `chmod`.
+fn octal(text: &str) -> Option<u32> {
+    let value = u32::from_str_radix(text.strip_prefix("0o").unwrap_or(text), 8).ok()?;
+    (value <= 0o777).then_some(value)
+}
+
+fn quoted(text: &str) -> String {
+    toml::Value::from(text).to_string()
+}

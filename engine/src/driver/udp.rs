@@ -1,0 +1,357 @@
+//! Kernel UDP sockets: no root, no hugepages, any Linux. The embedded default.
+//!
+//! Datagrams that wait to be sent lie end to end in one buffer, so neighbours of equal length to one address leave in one
+//! piece and are cut up at the very end of the kernel's path (GSO); on the other side the kernel hands such a run over in
+//! one piece again (GRO). Together they bring about ten times the throughput of single datagrams. Where the kernel, or the
+//! interface, cannot do it, every datagram goes by itself, many to a system call.
+
+mod batch;
+mod open;
+mod staging;
+
+use std::io;
+use std::net::SocketAddr;
+use std::os::fd::{AsFd, BorrowedFd};
+use std::sync::Arc;
+
+use socket2::Socket;
+
+pub use open::{Holder, MAX_UDP_PAYLOAD, OpenError};
+
+use self::batch::{ReceiveBatch, SendBatch};
+use self::open::Opened;
+use self::staging::Staging;
+use super::lock::AddressLock;
+use super::{Driver, DriverCounters, RECEIVE_BURST, sys};
+
+/// Bytes of a receive slot when GRO may join datagrams: a run is an IP packet to the kernel, so it is below 64 KiB.
+const GRO_SLOT_BYTES: usize = 65_536;
+
+/// Pending socket errors (ICMP answers of unreachable peers) that one `receive` skips before it waits for the next call.
+const MAX_SKIPPED_ERRORS: u32 = 16;
+
+/// By how much more a receive asks for after one that got all it asked for.
+const RECEIVE_LIMIT_GROWTH: usize = 8;
+
+/// What can be chosen about the sockets.
+#[derive(Clone, Debug)]
+pub struct UdpConfig {
+    /// Bytes asked for as the kernel's send and receive buffer. The kernel doubles it; without privileges it stops at
+    /// net.core.rmem_max and wmem_max. [`UdpStatus`] tells what was given.
+    pub socket_buffer_bytes: usize,
+    /// Bytes of datagrams that wait between `commit` and `flush`; at least one datagram's worth is taken.
+    pub staging_bytes: usize,
+    /// Whether to send runs in one piece where the kernel can.
+    pub use_gso: bool,
+    /// Whether to receive runs in one piece where the kernel can.
+    pub use_gro: bool,
+}
+
+impl Default for UdpConfig {
+    fn default() -> Self {
+        Self { socket_buffer_bytes: 4 << 20, staging_bytes: 256 << 10, use_gso: true, use_gro: true }
+    }
+}
+
+/// What the kernel gave to one socket.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct UdpStatus {
+    /// MTU in bytes of the interface that owns the local address.
+    pub interface_mtu: u32,
+    /// The kernel's receive buffer in bytes, bookkeeping included.
+    pub receive_buffer_bytes: usize,
+    /// The kernel's send buffer in bytes, bookkeeping included.
+    pub send_buffer_bytes: usize,
+    /// Whether runs are sent in one piece.
+    pub gso: bool,
+    /// Whether runs are received in one piece.
+    pub gro: bool,
+    /// How often GSO was given up because the path refused it after all: 0 or 1.
+    pub gso_fallbacks: u64,
+}
+
+/// The sockets of all engines of one sidecar at one address.
+#[derive(Debug)]
+pub struct UdpGroup;
+
+impl UdpGroup {
+    /// Opens one driver for each of `engines` engines (at least one), all at `address`; port 0 takes a free one. With
+    /// several, the kernel picks the engine by a hash of addresses and ports that nobody can read (opaque RSS). No other
+    /// sidecar can open the address until the last of the drivers is dropped.
+    pub fn open(
+        address: SocketAddr,
+        engines: usize,
+        config: &UdpConfig,
+    ) -> Result<Vec<UdpDriver>, OpenError> {
+        assert!(engines > 0, "a group has at least one engine");
+        let (lock, opened) = open::open_group(address, engines, config)?;
+        let lock = Arc::new(lock);
+        Ok(opened.into_iter().map(|opened| UdpDriver::new(opened, Arc::clone(&lock), config)).collect())
+    }
+}
+
+/// One non-blocking UDP socket with its batches. Nothing is allocated after it was opened.
+#[derive(Debug)]
+pub struct UdpDriver {
+    socket: Socket,
+    lock: Arc<AddressLock>,
+    max_datagram: usize,
+    incoming: ReceiveBatch,
+    /// Slots that the next receive asks for.
+    receive_limit: usize,
+    staging: Staging,
+    outgoing: SendBatch,
+    counters: DriverCounters,
+    status: UdpStatus,
+}
+
+/// What to do about an error of the socket.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+enum Verdict {
+    /// The path is full: keep what is queued.
+    Wait,
+    /// This datagram is lost because a queue is full.
+    DropFull,
+    /// This datagram is too large for the interface.
+    DropTooLarge,
+    /// This datagram is lost for another reason: a route, a firewall, an address that went away.
+    DropError,
+    /// The socket itself is unusable.
+    Fatal,
+}
+
+fn judge(error: &io::Error) -> Verdict {
+    match error.raw_os_error() {
+        Some(libc::EAGAIN | libc::EINTR) => Verdict::Wait,
+        Some(libc::ENOBUFS) => Verdict::DropFull,
+        Some(libc::EMSGSIZE) => Verdict::DropTooLarge,
+        Some(libc::EBADF | libc::ENOTSOCK | libc::EFAULT) | None => Verdict::Fatal,
+        Some(_) => Verdict::DropError,
+    }
+}
+
+/// Errors by which the kernel refuses a run as such: the interface cannot compute checksums (EIO), segmentation is not
+/// possible here (EINVAL), or one datagram would be too large (EINVAL on older kernels, EMSGSIZE on newer ones).
+fn may_refuse_runs(error: &io::Error) -> bool {
+    matches!(error.raw_os_error(), Some(libc::EIO | libc::EINVAL | libc::EMSGSIZE | libc::EOPNOTSUPP))
+}
+
+/// How many slots to ask for after a receive that asked for `limit` and filled `filled`.
+///
+/// The kernel finds out that nothing more waits by looking once more, which costs about a quarter of a receive. So where
+/// datagrams come one by one, one is asked for; where all that was asked for came, soon all slots are.
+fn next_receive_limit(limit: usize, filled: usize) -> usize {
+    if filled == limit { (limit * RECEIVE_LIMIT_GROWTH).min(RECEIVE_BURST) } else { filled.max(1) }
+}
+
+impl UdpDriver {
+    /// Opens the driver of a sidecar with one engine; see [`UdpGroup::open`].
+    pub fn open(address: SocketAddr, config: &UdpConfig) -> Result<Self, OpenError> {
+        let mut group = UdpGroup::open(address, 1, config)?;
+        Ok(group.pop().expect("a group of one has one driver"))
+    }
+
+    fn new(opened: Opened, lock: Arc<AddressLock>, config: &UdpConfig) -> Self {
+        let max_datagram = opened.max_datagram;
+        // One byte more than we take shows what was too long.
+        let slot_bytes = if opened.has_gro { GRO_SLOT_BYTES } else { max_datagram + 1 };
+        Self {
+            socket: opened.socket,
+            lock,
+            max_datagram,
+            incoming: ReceiveBatch::new(RECEIVE_BURST, slot_bytes),
+            receive_limit: 1,
+            staging: Staging::new(config.staging_bytes.max(max_datagram), opened.has_gso),
+            outgoing: SendBatch::new(),
+            counters: DriverCounters::default(),
+            status: UdpStatus {
+                interface_mtu: opened.interface_mtu,
+                receive_buffer_bytes: opened.receive_buffer_bytes,
+                send_buffer_bytes: opened.send_buffer_bytes,
+                gso: opened.has_gso,
+                gro: opened.has_gro,
+                gso_fallbacks: 0,
+            },
+        }
+    }
+
+    /// What the kernel gave, and what became of it.
+    pub fn status(&self) -> UdpStatus {
+        self.status
+    }
+
+    /// The lock that keeps other sidecars away; all drivers of a group share it.
+    pub fn lock(&self) -> &Arc<AddressLock> {
+        &self.lock
+    }
+
+    /// Datagrams that the kernel dropped because nobody read this socket in time. A system call; the count wraps at 2^32.
+    pub fn kernel_receive_drops(&self) -> io::Result<u32> {
+        sys::receive_drops(self.socket.as_fd())
+    }
+
+    /// Fills the batch with what waits, and says whether anything came.
+    fn refill(&mut self) -> io::Result<bool> {
+        for _ in 0..MAX_SKIPPED_ERRORS {
+            self.counters.receive_calls += 1;
+            match self.incoming.receive(self.socket.as_fd(), self.receive_limit) {
+                Ok(filled) => {
+                    self.receive_limit = next_receive_limit(self.receive_limit, filled);
+                    return Ok(filled > 0);
+                }
+                Err(error) => match judge(&error) {
+                    Verdict::Wait => {
+                        self.receive_limit = 1;
+                        return Ok(false);
+                    }
+                    Verdict::Fatal => return Err(error),
+                    // An ICMP answer to something that we sent; the datagrams behind it are still there.
+                    _ => self.counters.dropped_error += 1,
+                },
+            }
+        }
+        Ok(false)
+    }
+
+    /// Takes the first datagram off the queue, or finds that it must wait (`false`).
+    fn drop_first_datagram(&mut self, error: io::Error) -> io::Result<bool> {
+        match judge(&error) {
+            Verdict::Wait => return Ok(false),
+            Verdict::Fatal => return Err(error),
+            Verdict::DropFull => self.counters.dropped_queue_full += 1,
+            Verdict::DropTooLarge => self.counters.dropped_too_large += 1,
+            Verdict::DropError => self.counters.dropped_error += 1,
+        }
+        self.staging.advance_datagram();
+        Ok(true)
+    }
+
+    /// Sends the first run datagram by datagram, after the kernel refused it whole. If that works, runs are what the path
+    /// cannot do, and no more are made; if it fails as well, the datagrams themselves are to blame. Returns whether to
+    /// go on with the next run.
+    fn send_apart(&mut self, refusal: &io::Error) -> io::Result<bool> {
+        let datagrams = self.staging.runs()[0].datagrams;
+        let mut refused_apart = 0;
+        for _ in 0..datagrams {
+            let run = self.staging.runs()[0];
+            let bytes = &self.staging.bytes()[run.first_range()];
+            self.counters.send_calls += 1;
+            match self.socket.send_to(bytes, &run.to.into()) {
+                Ok(_) => {
+                    self.counters.datagrams_sent += 1;
+                    self.staging.advance_datagram();
+                }
+                Err(error) => {
+                    refused_apart += 1;
+                    if !self.drop_first_datagram(error)? {
+                        return Ok(false);
+                    }
+                }
+            }
+        }
+        let is_size = refusal.raw_os_error() == Some(libc::EMSGSIZE);
+        if refused_apart == 0 && !is_size && self.status.gso {
+            self.staging.stop_merging();
+            self.status.gso = false;
+            self.status.gso_fallbacks += 1;
+        }
+        Ok(true)
+    }
+
+    fn flush_queue(&mut self) -> io::Result<()> {
+        // Each round takes something off the queue or ends the loop.
+        while let Some(first) = self.staging.runs().first().copied() {
+            self.counters.send_calls += 1;
+            match self.outgoing.send(self.socket.as_fd(), self.staging.bytes(), self.staging.runs()) {
+                Ok(0) => return Ok(()),
+                Ok(sent) => self.counters.datagrams_sent += self.staging.advance(sent),
+                Err(error) => {
+                    let goes_on = if first.datagrams > 1 && may_refuse_runs(&error) {
+                        self.send_apart(&error)?
+                    } else if first.datagrams > 1 && judge(&error) != Verdict::Wait {
+                        self.drop_first_run(error)?
+                    } else {
+                        self.drop_first_datagram(error)?
+                    };
+                    if !goes_on {
+                        return Ok(());
+                    }
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// A run fails as one: the route or the firewall that refused it would refuse each datagram of it.
+    fn drop_first_run(&mut self, error: io::Error) -> io::Result<bool> {
+        let datagrams = u64::from(self.staging.runs()[0].datagrams);
+        match judge(&error) {
+            Verdict::Fatal => return Err(error),
+            Verdict::DropFull => self.counters.dropped_queue_full += datagrams,
+            _ => self.counters.dropped_error += datagrams,
+        }
+        self.staging.advance(1);
+        Ok(true)
+    }
+}
+
+impl Driver for UdpDriver {
+    fn local_address(&self) -> SocketAddr {
+        self.lock.address()
+    }
+
+    fn max_datagram(&self) -> usize {
+        self.max_datagram
+    }
+
+    fn receive(&mut self, mut each: impl FnMut(SocketAddr, &[u8])) -> io::Result<usize> {
+        if self.incoming.is_drained() && !self.refill()? {
+            return Ok(0);
+        }
+        let mut handed = 0;
+        while handed < RECEIVE_BURST {
+            let Some(received) = self.incoming.next() else { break };
+            if received.is_truncated || received.bytes.len() > self.max_datagram {
+                self.counters.dropped_truncated += 1;
+                continue;
+            }
+            let Some(from) = received.from else {
+                self.counters.dropped_error += 1;
+                continue;
+            };
+            each(from, received.bytes);
+            handed += 1;
+        }
+        self.counters.datagrams_received += handed as u64;
+        Ok(handed)
+    }
+
+    #[inline]
+    fn lend(&mut self, to: SocketAddr, len: usize) -> Option<&mut [u8]> {
+        assert!(len <= self.max_datagram, "a datagram of {len} bytes on a path for {}", self.max_datagram);
+        self.staging.lend(to, len)
+    }
+
+    #[inline]
+    fn commit(&mut self, len: usize) {
+        self.staging.commit(len);
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        let result = self.flush_queue();
+        self.staging.compact();
+        result
+    }
+
+    fn is_transmit_pending(&self) -> bool {
+        !self.staging.runs().is_empty()
+    }
+
+    fn wait_fd(&self) -> Option<BorrowedFd<'_>> {
+        Some(self.socket.as_fd())
+    }
+
+    fn counters(&self) -> DriverCounters {
+        self.counters
+    }
+}

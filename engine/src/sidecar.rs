@@ -1,0 +1,250 @@
+//! A whole sidecar inside a process: its control socket, its controller, its engines.
+
+use crate::clock::Clock;
+use crate::config::{Config, IdlePolicy};
+use crate::controller::{self, Controller, SocketFile, SocketFileError};
+use crate::driver::Driver;
+use crate::driver::udp::{OpenError, UdpConfig, UdpDriver, UdpGroup};
+use crate::idle::Idle;
+use crate::mailbox::{Command, Notice, Receiver, Sender, mailbox};
+use crate::proto::time::Duration;
+use crate::status::Status;
+use crate::sys;
+use crate::worker::{self, Worker};
+use std::io;
+use std::net::SocketAddr;
+use std::path::{Path, PathBuf};
+use std::thread::JoinHandle;
+
+/// Bytes of the IP and UDP headers: what the MTU has beyond a datagram.
+const fn header_bytes(address: &SocketAddr) -> u32 {
+    if address.is_ipv4() { 28 } else { 48 }
+}
+
+/// Why a sidecar was not started. The texts say what to do.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum StartError {
+    /// A sidecar listens there already.
+    #[error("another sidecar already listens on {}; attach to it, stop it, or choose another --socket", path.display())]
+    SocketInUse {
+        /// The control socket.
+        path: PathBuf,
+    },
+    /// The control socket cannot be made for lack of rights.
+    #[error("no permission to make the control socket {}: {source}; choose one in a directory of yours with --socket", path.display())]
+    SocketPermission {
+        /// The control socket.
+        path: PathBuf,
+        /// What the system said.
+        source: io::Error,
+    },
+    /// The network path cannot be opened.
+    #[error(transparent)]
+    Driver(#[from] OpenError),
+    /// A setting cannot be followed.
+    #[error("{0}")]
+    Config(String),
+    /// Something else that the system refused.
+    #[error("{doing}: {source}")]
+    Io {
+        /// The step that failed.
+        doing: &'static str,
+        /// What the system said.
+        source: io::Error,
+    },
+}
+
+impl From<SocketFileError> for StartError {
+    fn from(error: SocketFileError) -> Self {
+        match error {
+            SocketFileError::InUse { path } => Self::SocketInUse { path },
+            SocketFileError::Permission { path, source } => Self::SocketPermission { path, source },
+            SocketFileError::NoGroup { .. } => Self::Config(format!("{error} (socket_group)")),
+            SocketFileError::Io { ref path, .. } => {
+                let text = format!("{error}; choose another --socket than {}", path.display());
+                Self::Config(text)
+            }
+        }
+    }
+}
+
+fn io_error(doing: &'static str) -> impl Fn(io::Error) -> StartError {
+    move |source| StartError::Io { doing, source }
+}
+
+/// A running sidecar. Dropping it ends it at once: its applications see their channels hang up.
+#[derive(Debug)]
+pub struct Sidecar {
+    socket: PathBuf,
+    local_address: SocketAddr,
+    engines: Vec<(Sender<Command>, Option<JoinHandle<()>>)>,
+    controller: (Sender<Notice>, Option<JoinHandle<()>>),
+}
+
+impl Sidecar {
+    /// Starts the engines and the controller. When it returns, applications can attach.
+    pub fn start(config: &Config) -> Result<Self, StartError> {
+        let _: io::Result<u64> = sys::raise_descriptor_limit();
+        // The control socket first: it is the sidecar that the user most likely has running already.
+        let (file, listener) =
+            SocketFile::create(&config.socket, config.socket_mode, config.socket_group.as_deref())?;
+        let address = SocketAddr::new(config.address, config.udp_port);
+        let engines = config.engines.max(1) as usize;
+        let drivers = UdpGroup::open(address, engines, &UdpConfig::default())?;
+        let local_address = drivers[0].local_address();
+        let (notice_sender, notices) = mailbox().map_err(io_error("making a pipe"))?;
+        let (mut senders, mut workers) = (Vec::new(), Vec::new());
+        for (id, driver) in (0..).zip(drivers) {
+            let (sender, commands) = mailbox().map_err(io_error("making a pipe"))?;
+            let worker = make_worker(id, config, driver, commands, notice_sender.clone())?;
+            senders.push(sender);
+            workers.push(worker);
+        }
+        let settings = controller::Settings {
+            own: local_address,
+            max_channels: config.max_channels as usize,
+            status: Status {
+                version: env!("CARGO_PKG_VERSION").to_owned(),
+                pid: std::process::id(),
+                socket: config.socket.display().to_string(),
+                address: local_address.to_string(),
+                driver: config.driver.name().to_owned(),
+                ..Status::default()
+            },
+        };
+        let controller = Controller::new(settings, listener, senders.clone(), notices)
+            .map_err(io_error("preparing the control socket"))?;
+        let mut sidecar = Self {
+            socket: config.socket.clone(),
+            local_address,
+            engines: Vec::new(),
+            controller: (notice_sender, None),
+        };
+        for (sender, worker) in senders.into_iter().zip(workers) {
+            let thread = start_engine(worker, config.idle, engines)?;
+            sidecar.engines.push((sender, Some(thread)));
+        }
+        sidecar.controller.1 = Some(start_controller(controller, file)?);
+        Ok(sidecar)
+    }
+
+    /// The control socket.
+    pub fn socket(&self) -> &Path {
+        &self.socket
+    }
+
+    /// The IP address and UDP port.
+    pub fn local_address(&self) -> SocketAddr {
+        self.local_address
+    }
+
+    /// Closes all flows in order, tells the applications, and ends; what is not closed after `linger` is reset.
+    pub fn shutdown(mut self, linger: std::time::Duration) {
+        self.end(u32::try_from(linger.as_millis()).unwrap_or(u32::MAX));
+    }
+
+    fn end(&mut self, linger_ms: u32) {
+        self.controller.0.send(Notice::ShuttingDown);
+        for (sender, _) in &self.engines {
+            sender.send(Command::Shutdown { linger_ms });
+        }
+        for (_, thread) in &mut self.engines {
+            join(thread.take());
+        }
+        self.controller.0.send(Notice::Stop);
+        join(self.controller.1.take());
+    }
+}
+
+impl Drop for Sidecar {
+    fn drop(&mut self) {
+        self.end(0);
+    }
+}
+
+fn join(thread: Option<JoinHandle<()>>) {
+    if let Some(thread) = thread {
+        // A panic was reported when it happened, and ended the process.
+        let _: std::thread::Result<()> = thread.join();
+    }
+}
+
+fn make_worker(
+    id: u32,
+    config: &Config,
+    driver: UdpDriver,
+    commands: Receiver<Command>,
+    notices: Sender<Notice>,
+) -> Result<Worker<UdpDriver>, StartError> {
+    let millis = |value: u32| Duration::from_millis(u64::from(value));
+    let local = driver.local_address();
+    let largest = u32::try_from(driver.max_datagram()).unwrap_or(u32::MAX);
+    let max_datagram = match config.mtu {
+        Some(mtu) => mtu.saturating_sub(header_bytes(&local)).min(largest),
+        None => largest,
+    };
+    let core = crate::proto::Config {
+        max_datagram,
+        max_flows: config.max_flows,
+        keepalive: millis(config.keepalive_ms),
+        dead_after: millis(config.dead_after_ms),
+        max_outstanding: 32_768,
+        engines: u8::try_from(config.engines).unwrap_or(u8::MAX),
+        ..crate::proto::Config::default()
+    };
+    let settings = worker::Settings {
+        id,
+        core,
+        seed: random_seed()?,
+        // An engine on a port of its own choice can only hope that its peers have the default one.
+        udp_port: if config.udp_port == 0 { local.port() } else { config.udp_port },
+        connect_timeout: millis(config.connect_timeout_ms),
+        linger: millis(config.linger_ms),
+        idle: config.idle.name(),
+    };
+    Worker::new(settings, driver, commands, notices).map_err(io_error("preparing an engine"))
+}
+
+fn random_seed() -> Result<[u64; 2], StartError> {
+    let word = || {
+        getrandom::u64().map_err(|error| StartError::Io {
+            doing: "asking the system for random numbers",
+            source: io::Error::other(error.to_string()),
+        })
+    };
+    Ok([word()?, word()?])
+}
+
+/// A part of the sidecar that panics takes the whole down: its applications learn at once that it is gone, and whoever
+/// started it can start it anew. A sidecar that lives on with half its engines would fail in stranger ways.
+fn or_abort(what: &str, run: impl FnOnce()) {
+    if std::panic::catch_unwind(std::panic::AssertUnwindSafe(run)).is_err() {
+        tracing::error!("{what} failed by a fault of its own; the sidecar ends");
+        std::process::abort();
+    }
+}
+
+fn start_engine(
+    mut worker: Worker<UdpDriver>,
+    policy: IdlePolicy,
+    engines: usize,
+) -> Result<JoinHandle<()>, StartError> {
+    // One application at least looks on beside the engines.
+    let idle = Idle::new(policy, engines + 1, Idle::cpus());
+    let run = move || or_abort("an engine", move || worker::run(&mut worker, idle, &Clock::start()));
+    let name = "machnet-engine".to_owned();
+    std::thread::Builder::new().name(name).spawn(run).map_err(io_error("starting an engine's thread"))
+}
+
+fn start_controller(mut controller: Controller, file: SocketFile) -> Result<JoinHandle<()>, StartError> {
+    let run = move || {
+        or_abort("the controller", move || {
+            controller.run();
+            // The socket is removed before the last connection hangs up: who attaches again finds no dead socket.
+            drop(file);
+        });
+    };
+    let name = "machnet-control".to_owned();
+    std::thread::Builder::new().name(name).spawn(run).map_err(io_error("starting the controller's thread"))
+}

@@ -1,0 +1,90 @@
+//! What the tests of whole sidecars share: one in this process, on a socket of its own, and applications attached to it.
+#![allow(dead_code, unreachable_pub, reason = "each test uses a part of it")]
+
+use machnet_client::{AttachOptions, Attachment};
+use machnet_engine::config::{Config, IdlePolicy};
+use machnet_engine::sidecar::Sidecar;
+use std::net::{IpAddr, SocketAddr};
+use std::path::PathBuf;
+use std::sync::atomic::{AtomicU32, Ordering};
+use std::time::Duration;
+
+/// No step of a test takes so long; a test that hangs ends with it.
+pub const PATIENCE: Duration = Duration::from_secs(20);
+
+/// A sidecar that lives as long as the test, and its directory.
+pub struct TestSidecar {
+    pub sidecar: Option<Sidecar>,
+    directory: PathBuf,
+}
+
+pub fn scratch_directory() -> PathBuf {
+    static NEXT: AtomicU32 = AtomicU32::new(0);
+    let number = NEXT.fetch_add(1, Ordering::Relaxed);
+    let directory = std::env::temp_dir().join(format!("machnet-test-{}-{number}", std::process::id()));
+    let _ = std::fs::remove_dir_all(&directory);
+    directory
+}
+
+impl TestSidecar {
+    /// A sidecar on `address` with any UDP port; `change` may change more.
+    pub fn start(address: &str, change: impl FnOnce(&mut Config)) -> Self {
+        let directory = scratch_directory();
+        let mut config = Config {
+            socket: directory.join("machnet.sock"),
+            socket_mode: 0o600,
+            address: address.parse().expect("an address"),
+            udp_port: 0,
+            idle: IdlePolicy::Auto,
+            linger_ms: 300,
+            ..Config::default()
+        };
+        change(&mut config);
+        let sidecar = Sidecar::start(&config).expect("the sidecar starts");
+        Self { sidecar: Some(sidecar), directory }
+    }
+
+    pub fn sidecar(&self) -> &Sidecar {
+        self.sidecar.as_ref().expect("not shut down yet")
+    }
+
+    pub fn options(&self) -> AttachOptions {
+        AttachOptions::new().socket(self.sidecar().socket())
+    }
+
+    pub fn attach(&self) -> Attachment {
+        self.options().attach().expect("attaches")
+    }
+
+    pub fn ip(&self) -> IpAddr {
+        self.sidecar().local_address().ip()
+    }
+
+    pub fn at(&self, port: u16) -> SocketAddr {
+        SocketAddr::new(self.ip(), port)
+    }
+}
+
+impl Drop for TestSidecar {
+    fn drop(&mut self) {
+        drop(self.sidecar.take());
+        let _ = std::fs::remove_dir_all(&self.directory);
+    }
+}
+
+/// Bytes that differ by message and place.
+pub fn pattern(number: usize, len: usize) -> Vec<u8> {
+    (0..len).map(|at| (at.wrapping_mul(31) ^ number.wrapping_mul(131)).to_le_bytes()[0]).collect()
+}
+
+/// Waits until `done` says so.
+pub fn eventually(what: &str, mut done: impl FnMut() -> bool) {
+    let steps = 4000;
+    for _ in 0..steps {
+        if done() {
+            return;
+        }
+        std::thread::sleep(PATIENCE / steps);
+    }
+    panic!("not within {PATIENCE:?}: {what}");
+}

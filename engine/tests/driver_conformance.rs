@@ -1,0 +1,414 @@
+//! What every network path must do, whatever is behind it. A new driver gets one more `conformance!` line.
+#![expect(unsafe_code, reason = "poll(2) has no safe form in std")]
+#![expect(clippy::unwrap_used, reason = "a test that meets an error ends")]
+
+use std::collections::HashMap;
+use std::net::SocketAddr;
+use std::os::fd::{AsRawFd, BorrowedFd};
+use std::time::Duration;
+
+use machnet_engine::driver::fault::{FaultConfig, FaultDriver};
+use machnet_engine::driver::memory::{self, MemoryDriver, MemoryNetwork};
+use machnet_engine::driver::udp::{UdpConfig, UdpDriver};
+use machnet_engine::driver::{Driver, RECEIVE_BURST};
+use machnet_engine::proto::time::Instant;
+
+/// Idle looks at a queue before a test gives up, with a pause of 100 us between them.
+const PATIENCE: u32 = 20_000;
+
+/// The same tests for one kind of driver; `$open` makes as many connected ones as asked for.
+macro_rules! conformance {
+    ($kind:ident, $open:expr) => {
+        conformance!($kind, $open,
+            every_size_arrives_whole_and_unchanged,
+            a_burst_is_handed_over_in_order_and_in_portions,
+            runs_of_equal_length_with_shorter_tails_keep_their_borders,
+            interleaved_destinations_each_get_their_own_in_order,
+            a_full_transmit_queue_says_no_and_takes_more_after_a_flush,
+            a_peer_that_never_receives_neither_blocks_nor_breaks_the_sender,
+            the_wait_descriptor_is_readable_exactly_while_something_waits,
+            a_datagram_may_be_shorter_than_what_was_lent,
+            bytes_of_earlier_datagrams_never_leak_into_later_ones,
+            an_empty_datagram_is_a_datagram,
+            an_answer_reaches_the_address_that_the_question_came_from,
+            a_destination_that_does_not_exist_leaves_its_neighbours_alone,
+            counters_agree_with_what_happened,
+            a_datagram_to_oneself_comes_back,
+        );
+    };
+    ($kind:ident, $open:expr, $($name:ident,)+) => {
+        mod $kind {
+            use super::*;
+            $(#[test] fn $name() { checks::$name(&mut $open); })+
+        }
+    };
+}
+
+conformance!(udp, udp_drivers(UdpConfig::default()));
+conformance!(udp_on_ipv6, udp_on_ipv6);
+conformance!(udp_without_gso, udp_drivers(UdpConfig { use_gso: false, ..UdpConfig::default() }));
+conformance!(udp_without_gro, udp_drivers(UdpConfig { use_gro: false, ..UdpConfig::default() }));
+conformance!(
+    udp_as_on_an_old_kernel,
+    udp_drivers(UdpConfig { use_gso: false, use_gro: false, ..UdpConfig::default() })
+);
+conformance!(memory_with_usual_frames, memory_drivers(memory::DEFAULT_MAX_DATAGRAM));
+conformance!(memory_with_jumbo_frames, memory_drivers(8_972));
+conformance!(memory_with_the_largest_datagrams, memory_drivers(memory::LARGEST_MAX_DATAGRAM));
+conformance!(fault_without_faults_over_memory, wrapped(memory_drivers(1_472), FaultConfig::default()));
+conformance!(
+    fault_without_faults_over_udp,
+    wrapped(udp_drivers(UdpConfig::default()), FaultConfig::default())
+);
+// A rate that is set but as good as never drawn sends everything through the fault driver's own memory.
+conformance!(
+    fault_that_holds_nothing_back_over_memory,
+    wrapped(memory_drivers(1_472), FaultConfig { delay_per_mille: 1_000, ..FaultConfig::default() })
+);
+
+fn udp_drivers(config: UdpConfig) -> impl FnMut(usize) -> Vec<UdpDriver> {
+    move |count| {
+        (0..count).map(|_| UdpDriver::open("127.0.0.1:0".parse().unwrap(), &config).unwrap()).collect()
+    }
+}
+
+fn udp_on_ipv6(count: usize) -> Vec<UdpDriver> {
+    let config = UdpConfig::default();
+    (0..count).map(|_| UdpDriver::open("[::1]:0".parse().unwrap(), &config).unwrap()).collect()
+}
+
+fn memory_drivers(max_datagram: usize) -> impl FnMut(usize) -> Vec<MemoryDriver> {
+    move |count| {
+        let addresses: Vec<SocketAddr> = (0..count)
+            .map(|index| SocketAddr::from(([10, 0, 0, 1], 1 + u16::try_from(index).unwrap())))
+            .collect();
+        MemoryNetwork::open(&addresses, max_datagram)
+    }
+}
+
+type Wrapped<D> = FaultDriver<D, fn() -> Instant>;
+
+fn wrapped<D: Driver>(
+    mut open: impl FnMut(usize) -> Vec<D>,
+    config: FaultConfig,
+) -> impl FnMut(usize) -> Vec<Wrapped<D>> {
+    move |count| {
+        let clock: fn() -> Instant = || Instant::ZERO;
+        open(count).into_iter().map(|inner| FaultDriver::new(inner, config.clone(), clock)).collect()
+    }
+}
+
+type Open<'a, D> = &'a mut dyn FnMut(usize) -> Vec<D>;
+
+fn pair<D: Driver>(open: Open<'_, D>) -> (D, D) {
+    let mut drivers = open(2);
+    let second = drivers.pop().unwrap();
+    (drivers.pop().unwrap(), second)
+}
+
+/// `len` bytes that depend on `index` and on their place.
+fn pattern(index: usize, len: usize) -> Vec<u8> {
+    (0..len).map(|place| u8::try_from((index * 31 + place * 7 + place / 256) % 256).unwrap()).collect()
+}
+
+/// Queues `bytes`, and says whether there was room.
+fn try_queue(driver: &mut impl Driver, to: SocketAddr, bytes: &[u8]) -> bool {
+    let Some(room) = driver.lend(to, bytes.len()) else { return false };
+    assert_eq!(room.len(), bytes.len());
+    room.copy_from_slice(bytes);
+    driver.commit(bytes.len());
+    true
+}
+
+fn queue(driver: &mut impl Driver, to: SocketAddr, bytes: &[u8]) {
+    assert!(try_queue(driver, to, bytes), "no room for {} bytes", bytes.len());
+}
+
+/// Flushes until everything that is queued has left.
+fn flush(driver: &mut impl Driver) {
+    driver.flush().unwrap();
+    for _ in 0..PATIENCE {
+        if !driver.is_transmit_pending() {
+            return;
+        }
+        std::thread::sleep(Duration::from_micros(100));
+        driver.flush().unwrap();
+    }
+    panic!("the driver never sends what is queued");
+}
+
+/// One receive into a list.
+fn receive_once(driver: &mut impl Driver, into: &mut Vec<(SocketAddr, Vec<u8>)>) -> usize {
+    let before = into.len();
+    let handed = driver.receive(|from, bytes| into.push((from, bytes.to_vec()))).unwrap();
+    assert_eq!(into.len() - before, handed, "receive returns how many it handed over");
+    assert!(handed <= RECEIVE_BURST);
+    handed
+}
+
+/// Receives until `count` datagrams are there.
+fn receive(driver: &mut impl Driver, count: usize) -> Vec<(SocketAddr, Vec<u8>)> {
+    let mut received = Vec::new();
+    let mut idle = 0;
+    while received.len() < count {
+        if receive_once(driver, &mut received) == 0 {
+            idle += 1;
+            assert!(idle < PATIENCE, "only {} of {count} datagrams arrived", received.len());
+            std::thread::sleep(Duration::from_micros(100));
+        }
+    }
+    assert_eq!(received.len(), count, "more datagrams arrived than were sent");
+    received
+}
+
+fn is_readable(fd: BorrowedFd<'_>) -> bool {
+    let mut poll = libc::pollfd { fd: fd.as_raw_fd(), events: libc::POLLIN, revents: 0 };
+    // SAFETY: one pollfd that outlives the call.
+    let ready = unsafe { libc::poll(&raw mut poll, 1, 0) };
+    assert!(ready >= 0);
+    ready == 1
+}
+
+mod checks {
+    use super::*;
+
+    pub(super) fn every_size_arrives_whole_and_unchanged<D: Driver>(open: Open<'_, D>) {
+        let (mut a, mut b) = pair(open);
+        let max = a.max_datagram();
+        let few = (1..=max.min(1_600)).chain((1_600..max).step_by(1_009)).chain([max - 1, max]);
+        for (index, len) in few.enumerate() {
+            let sent = pattern(index, len);
+            queue(&mut a, b.local_address(), &sent);
+            flush(&mut a);
+            let received = receive(&mut b, 1);
+            assert_eq!(received[0].0, a.local_address());
+            assert!(received[0].1 == sent, "{len} bytes came as {} or changed", received[0].1.len());
+        }
+    }
+
+    pub(super) fn a_burst_is_handed_over_in_order_and_in_portions<D: Driver>(open: Open<'_, D>) {
+        let (mut a, mut b) = pair(open);
+        let count = 3 * RECEIVE_BURST + 8;
+        for index in 0..count {
+            queue(&mut a, b.local_address(), &pattern(index, 100));
+        }
+        flush(&mut a);
+        // Each receive checks that it hands over at most RECEIVE_BURST.
+        let mut received = receive(&mut b, count);
+        for (index, (_, bytes)) in received.iter().enumerate() {
+            assert_eq!(*bytes, pattern(index, 100));
+        }
+        assert_eq!(receive_once(&mut b, &mut received), 0);
+    }
+
+    pub(super) fn runs_of_equal_length_with_shorter_tails_keep_their_borders<D: Driver>(open: Open<'_, D>) {
+        let (mut a, mut b) = pair(open);
+        let lengths: Vec<usize> =
+            [(10, 1_000, 200), (1, 300, 300), (63, 500, 1), (64, 700, 699), (70, 64, 8)]
+                .into_iter()
+                .flat_map(|(count, len, tail)| std::iter::repeat_n(len, count).chain([tail]))
+                .collect();
+        for (index, len) in lengths.iter().enumerate() {
+            queue(&mut a, b.local_address(), &pattern(index, *len));
+        }
+        flush(&mut a);
+        let received = receive(&mut b, lengths.len());
+        for (index, (_, bytes)) in received.iter().enumerate() {
+            assert_eq!(*bytes, pattern(index, lengths[index]), "datagram {index}");
+        }
+    }
+
+    pub(super) fn interleaved_destinations_each_get_their_own_in_order<D: Driver>(open: Open<'_, D>) {
+        let mut drivers = open(4);
+        let mut sender = drivers.remove(0);
+        let mut expected: HashMap<SocketAddr, Vec<Vec<u8>>> = HashMap::new();
+        for index in 0..150_usize {
+            // Runs of one, two and three to each.
+            let to = drivers[(index / (1 + index % 3)) % drivers.len()].local_address();
+            let bytes = pattern(index, 200 + index / 10);
+            queue(&mut sender, to, &bytes);
+            expected.entry(to).or_default().push(bytes);
+        }
+        flush(&mut sender);
+        for driver in &mut drivers {
+            let wanted = expected.remove(&driver.local_address()).unwrap();
+            let received = receive(driver, wanted.len());
+            assert!(received.iter().all(|(from, _)| *from == sender.local_address()));
+            assert!(received.into_iter().map(|(_, bytes)| bytes).eq(wanted));
+        }
+    }
+
+    pub(super) fn a_full_transmit_queue_says_no_and_takes_more_after_a_flush<D: Driver>(open: Open<'_, D>) {
+        let (mut a, mut b) = pair(open);
+        for round in 0..3 {
+            let mut queued = 0;
+            while try_queue(&mut a, b.local_address(), &pattern(queued, 1_000)) {
+                queued += 1;
+                assert!(queued <= 100_000, "the queue has no end");
+            }
+            assert!(queued > 0, "round {round}: nothing fits");
+            let counted = a.counters().datagrams_sent;
+            flush(&mut a);
+            assert_eq!(a.counters().datagrams_sent - counted, queued as u64);
+            let received = receive(&mut b, queued);
+            assert!(received.iter().enumerate().all(|(index, (_, bytes))| *bytes == pattern(index, 1_000)));
+        }
+    }
+
+    pub(super) fn a_peer_that_never_receives_neither_blocks_nor_breaks_the_sender<D: Driver>(
+        open: Open<'_, D>,
+    ) {
+        let (mut a, mut b) = pair(open);
+        let mut queued = 0;
+        for index in 0..20_000 {
+            if !try_queue(&mut a, b.local_address(), &pattern(index, 1_000)) {
+                a.flush().unwrap();
+                queued += u64::from(try_queue(&mut a, b.local_address(), &pattern(index, 1_000)));
+            } else {
+                queued += 1;
+            }
+        }
+        flush(&mut a);
+        let counted = a.counters();
+        assert_eq!(counted.datagrams_sent + counted.dropped_queue_full, queued);
+        let mut received = Vec::new();
+        while receive_once(&mut b, &mut received) > 0 {}
+        assert!(!received.is_empty() && received.len() < 20_000);
+        // What is there is the beginning, because a full queue drops what comes last.
+        assert!(
+            received.iter().take(100).enumerate().all(|(index, (_, bytes))| *bytes == pattern(index, 1_000))
+        );
+        queue(&mut a, b.local_address(), b"again");
+        flush(&mut a);
+        assert_eq!(receive(&mut b, 1)[0].1, b"again");
+    }
+
+    pub(super) fn the_wait_descriptor_is_readable_exactly_while_something_waits<D: Driver>(
+        open: Open<'_, D>,
+    ) {
+        let (mut a, mut b) = pair(open);
+        if b.wait_fd().is_none() {
+            return;
+        }
+        assert!(!is_readable(b.wait_fd().unwrap()));
+        for index in 0..RECEIVE_BURST + 1 {
+            queue(&mut a, b.local_address(), &pattern(index, 50 + index));
+        }
+        flush(&mut a);
+        for _ in 0..PATIENCE {
+            if is_readable(b.wait_fd().unwrap()) {
+                break;
+            }
+            std::thread::sleep(Duration::from_micros(100));
+        }
+        assert!(is_readable(b.wait_fd().unwrap()));
+        receive(&mut b, RECEIVE_BURST + 1);
+        assert_eq!(b.receive(|_, _| {}).unwrap(), 0);
+        assert!(!is_readable(b.wait_fd().unwrap()));
+    }
+
+    pub(super) fn a_datagram_may_be_shorter_than_what_was_lent<D: Driver>(open: Open<'_, D>) {
+        let (mut a, mut b) = pair(open);
+        let max = a.max_datagram();
+        for index in 0..100 {
+            let room = a.lend(b.local_address(), 1_000.min(max)).unwrap();
+            assert_eq!(room.len(), 1_000);
+            room[..10 + index].copy_from_slice(&pattern(index, 10 + index));
+            a.commit(10 + index);
+        }
+        flush(&mut a);
+        let received = receive(&mut b, 100);
+        assert!(received.iter().enumerate().all(|(index, (_, bytes))| *bytes == pattern(index, 10 + index)));
+    }
+
+    pub(super) fn bytes_of_earlier_datagrams_never_leak_into_later_ones<D: Driver>(open: Open<'_, D>) {
+        let (mut a, mut b) = pair(open);
+        for _ in 0..3 {
+            for _ in 0..128 {
+                queue(&mut a, b.local_address(), &[0xAA; 1_000]);
+            }
+            flush(&mut a);
+            receive(&mut b, 128);
+            for index in 0..128 {
+                a.lend(b.local_address(), 1_000).unwrap()[..10 + index % 4].fill(0xBB);
+                a.commit(10 + index % 4);
+            }
+            flush(&mut a);
+            for (index, (_, bytes)) in receive(&mut b, 128).into_iter().enumerate() {
+                assert_eq!(bytes, vec![0xBB; 10 + index % 4]);
+            }
+        }
+    }
+
+    pub(super) fn an_empty_datagram_is_a_datagram<D: Driver>(open: Open<'_, D>) {
+        let (mut a, mut b) = pair(open);
+        for bytes in [&b"one"[..], b"", b"", b"two"] {
+            queue(&mut a, b.local_address(), bytes);
+        }
+        flush(&mut a);
+        let received = receive(&mut b, 4);
+        let lengths: Vec<usize> = received.iter().map(|(_, bytes)| bytes.len()).collect();
+        assert_eq!(lengths, [3, 0, 0, 3]);
+    }
+
+    pub(super) fn an_answer_reaches_the_address_that_the_question_came_from<D: Driver>(open: Open<'_, D>) {
+        let (mut a, mut b) = pair(open);
+        for index in 0..50 {
+            queue(&mut a, b.local_address(), &pattern(index, 64));
+            flush(&mut a);
+            let (from, question) = receive(&mut b, 1).remove(0);
+            queue(&mut b, from, &question);
+            flush(&mut b);
+            assert_eq!(receive(&mut a, 1)[0], (b.local_address(), pattern(index, 64)));
+        }
+    }
+
+    pub(super) fn a_destination_that_does_not_exist_leaves_its_neighbours_alone<D: Driver>(
+        open: Open<'_, D>,
+    ) {
+        let (mut a, mut b) = pair(open);
+        // The discard port: low enough that no test is given it, and served nowhere by now.
+        let nobody = SocketAddr::new(b.local_address().ip(), 9);
+        let other_family: SocketAddr =
+            if nobody.is_ipv4() { "[::1]:9".parse().unwrap() } else { "127.0.0.1:9".parse().unwrap() };
+        for index in 0..30 {
+            let to = [b.local_address(), nobody, b.local_address(), other_family][index % 4];
+            queue(&mut a, to, &pattern(index, 100));
+            if index % 7 == 0 {
+                flush(&mut a);
+            }
+        }
+        flush(&mut a);
+        let received = receive(&mut b, 15);
+        assert!(received.iter().enumerate().all(|(index, (_, bytes))| *bytes == pattern(index * 2, 100)));
+        assert!(a.counters().dropped_error >= 7, "{:?}", a.counters());
+        assert_eq!(a.receive(|_, _| panic!("nobody answers")).unwrap(), 0);
+    }
+
+    pub(super) fn counters_agree_with_what_happened<D: Driver>(open: Open<'_, D>) {
+        let (mut a, mut b) = pair(open);
+        for index in 0..100 {
+            queue(&mut a, b.local_address(), &pattern(index, 10));
+        }
+        assert_eq!(a.counters().datagrams_sent, 0);
+        flush(&mut a);
+        receive(&mut b, 100);
+        assert_eq!(a.counters().datagrams_sent, 100);
+        assert_eq!(b.counters().datagrams_received, 100);
+        for driver in [a, b] {
+            let counted = driver.counters();
+            assert_eq!(counted.dropped_queue_full, 0);
+            assert_eq!(counted.dropped_error, 0);
+            assert_eq!(counted.dropped_too_large, 0);
+            assert_eq!(counted.dropped_truncated, 0);
+        }
+    }
+
+    pub(super) fn a_datagram_to_oneself_comes_back<D: Driver>(open: Open<'_, D>) {
+        let mut driver = open(1).pop().unwrap();
+        let address = driver.local_address();
+        queue(&mut driver, address, b"mirror");
+        flush(&mut driver);
+        assert_eq!(receive(&mut driver, 1)[0], (address, b"mirror".to_vec()));
+    }
+}

@@ -1,0 +1,345 @@
+//! The duty cycle of an engine: receive, timers, transmit, and the look whether it forgot something.
+
+use crate::mutant::Mutation;
+use crate::network::Link;
+use crate::oracle::State;
+use crate::report::{Short, hex};
+use crate::scenario::{MS, US};
+use crate::world::{Happening, World, address, host_of, stranger_address};
+use machnet_engine::proto::time::{Duration, Instant};
+use machnet_engine::proto::{Body, Datagram, Endpoint, FlowId, Transmit, TxHandle};
+use std::net::SocketAddr;
+
+/// Receive descriptors of a queue (the LCD NIC of the paper).
+const DESCRIPTORS: usize = 256;
+/// Datagrams that one turn of the engine handles.
+const RX_BURST: usize = 64;
+/// More calls of `handle_timeout` at one instant are a spin.
+const MAX_TIMEOUTS_AT_ONCE: u32 = 1_000;
+/// More datagrams of one host without time passing are a storm.
+const MAX_DATAGRAMS_AT_ONCE: u32 = 50_000;
+/// Largest header that leaves room for data in the smallest datagram.
+const MAX_HEADER: usize = 256;
+
+impl World {
+    /// The engine looks at its input: at once, or after a nap.
+    pub(crate) fn want_turn(&mut self, host: usize) {
+        if self.hosts[host].turn_pending {
+            return;
+        }
+        self.hosts[host].turn_pending = true;
+        let naps = self.dice.chance(self.scenario.hosts[host].naps);
+        self.oracle.totals.naps += u64::from(naps);
+        let delay_ns = if naps { self.dice.between(50 * US, 200 * US) } else { 0 };
+        self.at(self.now_ns() + delay_ns, Happening::Turn { host });
+    }
+
+    pub(crate) fn arrive(&mut self, host: usize, from: SocketAddr, bytes: Vec<u8>) {
+        let machine = &mut self.hosts[host];
+        if machine.endpoint.is_none() {
+            self.oracle.totals.to_nobody += 1;
+            return;
+        }
+        if machine.received.len() >= DESCRIPTORS {
+            self.oracle.totals.descriptors_full += 1;
+            return;
+        }
+        machine.received.push_back((from, bytes));
+        self.want_turn(host);
+    }
+
+    /// One duty cycle of an engine.
+    pub(crate) fn turn(&mut self, host: usize) {
+        self.hosts[host].turn_pending = false;
+        if self.hosts[host].endpoint.is_none() {
+            return;
+        }
+        for _ in 0..RX_BURST {
+            let Some((from, bytes)) = self.hosts[host].received.pop_front() else { break };
+            self.hosts[host].datagrams_handled += 1;
+            let datagram = Datagram { from, bytes: &bytes };
+            self.call(host, |endpoint, now, desk| endpoint.handle_datagram(now, &datagram, desk));
+        }
+        self.run_timers(host);
+        let more = self.transmit_burst(host);
+        if more || !self.hosts[host].received.is_empty() {
+            self.hosts[host].turn_pending = true;
+            self.at(self.now_ns() + US, Happening::Turn { host });
+        }
+        self.set_timer(host);
+    }
+
+    fn due(&self, host: usize) -> Option<Instant> {
+        let due = self.hosts[host].endpoint.as_ref().and_then(Endpoint::poll_timeout)?;
+        if self.mutant.lasts(Mutation::NoTimers) {
+            return None;
+        }
+        if self.mutant.lasts(Mutation::LateTimers) {
+            return Some(due + Duration::from_secs(1));
+        }
+        Some(due)
+    }
+
+    fn run_timers(&mut self, host: usize) {
+        if self.due(host).is_none_or(|due| due > self.now()) {
+            return;
+        }
+        let now_ns = self.now_ns();
+        let machine = &mut self.hosts[host];
+        if machine.instant_ns != now_ns {
+            machine.instant_ns = now_ns;
+            machine.timeouts_at_once = 0;
+            machine.datagrams_at_once = 0;
+        }
+        machine.timeouts_at_once += 1;
+        if machine.timeouts_at_once > MAX_TIMEOUTS_AT_ONCE {
+            self.oracle.violate("livelock", format!("host {host} has timeouts without end"));
+        }
+        self.call(host, |endpoint, now, desk| endpoint.handle_timeout(now, desk));
+    }
+
+    /// Sends up to a burst. True if there is more.
+    fn transmit_burst(&mut self, host: usize) -> bool {
+        let now = self.now();
+        let now_ns = self.now_ns();
+        if self.hosts[host].instant_ns != now_ns {
+            self.hosts[host].instant_ns = now_ns;
+            self.hosts[host].timeouts_at_once = 0;
+            self.hosts[host].datagrams_at_once = 0;
+        }
+        for _ in 0..self.scenario.hosts[host].burst {
+            let machine = &mut self.hosts[host];
+            let Some(endpoint) = machine.endpoint.as_mut() else { return false };
+            let Some(transmit) = endpoint.poll_transmit(now) else {
+                machine.drained = true;
+                machine.drained_until = endpoint.poll_timeout();
+                return false;
+            };
+            machine.datagrams_at_once += 1;
+            if machine.datagrams_at_once > MAX_DATAGRAMS_AT_ONCE {
+                self.oracle.violate("livelock", format!("host {host} sends datagrams without end"));
+                return false;
+            }
+            self.send_datagram(host, &transmit);
+        }
+        true
+    }
+
+    fn send_datagram(&mut self, host: usize, transmit: &Transmit) {
+        let mut bytes = self.assemble(host, transmit);
+        let now_ns = self.now_ns();
+        let from = address(host);
+        self.oracle.totals.datagrams += 1;
+        self.oracle.totals.datagram_bytes += bytes.len() as u64;
+        self.hosts[host].datagrams_sent += 1;
+        self.oracle.log.note(&[now_ns, host as u64, bytes.len() as u64]);
+        self.oracle.log.note_bytes(&bytes[..bytes.len().min(transmit.header_len)]);
+        let limit = self.scenario.max_datagram(host) as usize;
+        let grown = if self.mutant.strikes(Mutation::LargeDatagram) { limit } else { 0 };
+        if bytes.len() + grown > limit {
+            self.oracle
+                .violate("size", format!("host {host} sends {} bytes, the limit is {limit}", bytes.len()));
+        }
+        self.oracle.log.say(now_ns, || {
+            let header = hex(&bytes[..transmit.header_len.min(bytes.len())]);
+            format!(
+                "{} -> {} {:?} {:?} header {header}",
+                Short(from),
+                Short(transmit.to),
+                transmit.flow,
+                transmit.body
+            )
+        });
+        if let Some(place) = transmit.flow.and_then(|flow| self.hosts[host].tenancy.place(flow)) {
+            let side = self.oracle.side(place);
+            if side.state != State::Connecting {
+                side.packets_sent += 1;
+                side.bytes_sent += bytes.len() as u64;
+            }
+        }
+        if transmit.to == stranger_address() {
+            return self.answer_stranger(bytes.len() as u64);
+        }
+        let Some(to) = host_of(transmit.to, self.hosts.len()) else {
+            self.oracle.totals.to_nobody += 1;
+            return;
+        };
+        if self.scenario.strangers > 0 {
+            self.captured.push_back(bytes.clone());
+            self.captured.truncate(32);
+            if self.dice.chance(100_000) {
+                self.captured.pop_front();
+            }
+        }
+        if self.mutant.lasts(Mutation::Starve)
+            && matches!(transmit.body, Body::Segment { .. } | Body::Bundle { .. })
+        {
+            return;
+        }
+        let count = self.hosts.len();
+        let link: &mut Link = &mut self.scenario.links[host * count + to];
+        let [first, second] = link.carry(now_ns, &mut bytes, &mut self.dice, &mut self.oracle.totals);
+        if let Some(at_ns) = second {
+            self.at(at_ns, Happening::Arrive { host: to, from, bytes: bytes.clone() });
+        }
+        if let Some(at_ns) = first {
+            self.at(at_ns, Happening::Arrive { host: to, from, bytes });
+        }
+    }
+
+    /// Header from the endpoint, body from the messages.
+    fn assemble(&mut self, host: usize, transmit: &Transmit) -> Vec<u8> {
+        let mut bytes = vec![0; transmit.header_len + transmit.body_len];
+        if transmit.header_len == 0 || transmit.header_len > MAX_HEADER {
+            self.oracle.violate("size", format!("a header of {} bytes", transmit.header_len));
+        }
+        let Some(endpoint) = self.hosts[host].endpoint.as_ref() else { return bytes };
+        endpoint.emit_header(&mut bytes[..transmit.header_len]);
+        let body = &mut bytes[transmit.header_len..];
+        let bundle: Vec<_> = endpoint.bundle().to_vec();
+        let filled = match transmit.body {
+            Body::Empty => 0,
+            Body::Padding { len } => {
+                self.oracle.totals.probes += 1;
+                len as usize
+            }
+            Body::Segment { message, offset, len } => {
+                let target = body.get_mut(..len as usize);
+                self.fill_segment(host, transmit.flow, (message, offset, len), target);
+                len as usize
+            }
+            Body::Bundle { count } => {
+                if bundle.len() != usize::from(count) || count == 0 {
+                    self.oracle
+                        .violate("body", format!("a bundle of {count} lists {} messages", bundle.len()));
+                }
+                self.oracle.totals.bundles += 1;
+                self.fill_bundle(host, transmit.flow, &bundle, body)
+            }
+        };
+        if filled != transmit.body_len {
+            self.oracle
+                .violate("body", format!("{:?} is {filled} bytes, not {}", transmit.body, transmit.body_len));
+        }
+        bytes
+    }
+
+    fn fill_bundle(
+        &mut self,
+        host: usize,
+        flow: Option<FlowId>,
+        bundle: &[(TxHandle, u16)],
+        body: &mut [u8],
+    ) -> usize {
+        let mut at = 0;
+        for (message, len) in bundle {
+            let end = at + 2 + usize::from(*len);
+            if let Some(target) = body.get_mut(at..end) {
+                target[..2].copy_from_slice(&len.to_be_bytes());
+                let target = Some(&mut target[2..]);
+                self.fill_segment(host, flow, (*message, 0, u32::from(*len)), target);
+            }
+            at = end;
+        }
+        at
+    }
+
+    fn fill_segment(
+        &mut self,
+        host: usize,
+        flow: Option<FlowId>,
+        (message, offset, len): (TxHandle, u32, u32),
+        target: Option<&mut [u8]>,
+    ) {
+        let Some(outgoing) = self.hosts[host].tenancy.lent(message) else {
+            return self
+                .oracle
+                .violate("handles", format!("host {host} sends bytes of {message:?}, which is not lent"));
+        };
+        let place = outgoing.place;
+        if flow.is_none() || self.oracle.side(place).flow != flow {
+            self.oracle.violate("body", format!("{flow:?} sends bytes of {place:?}"));
+        }
+        if len == 0 || offset + len > outgoing.len {
+            self.oracle.violate("body", format!("{offset}+{len} of a message of {} bytes", outgoing.len));
+        }
+        let key = crate::content::key(self.scenario.seed, place.connection, place.side, outgoing.number);
+        if let Some(target) = target {
+            crate::content::fill(key, offset as usize, target);
+        }
+        let message = &mut self.oracle.side(place).sent[outgoing.number as usize];
+        let again = offset < message.transmitted;
+        message.transmitted = message.transmitted.max(offset + len);
+        self.oracle.totals.retransmissions += u64::from(again);
+    }
+
+    fn set_timer(&mut self, host: usize) {
+        let Some(due) = self.due(host) else { return };
+        let due_ns = due.as_nanos();
+        let now_ns = self.now_ns();
+        let drained = self.hosts[host].drained;
+        if due_ns <= now_ns {
+            // Still due: another turn, which `MAX_TIMEOUTS_AT_ONCE` bounds.
+            if drained && !self.hosts[host].turn_pending {
+                self.hosts[host].turn_pending = true;
+                self.at(now_ns, Happening::Turn { host });
+            }
+            return;
+        }
+        if due != Instant::FAR_FUTURE && due_ns < self.hosts[host].timer_ns {
+            self.hosts[host].timer_ns = due_ns;
+            self.at(due_ns, Happening::Timer { host });
+        }
+    }
+
+    pub(crate) fn timer(&mut self, host: usize, at_ns: u64) {
+        if self.hosts[host].timer_ns != at_ns {
+            return;
+        }
+        self.hosts[host].timer_ns = u64::MAX;
+        if self.hosts[host].endpoint.is_none() {
+            return;
+        }
+        if self.due(host).is_some_and(|due| due <= self.now()) {
+            self.want_turn(host);
+        } else {
+            self.set_timer(host);
+        }
+    }
+
+    /// A ring that was full has room again.
+    pub(crate) fn room(&mut self, host: usize, flow: Option<FlowId>) {
+        match flow.filter(|flow| self.hosts[host].tenancy.place(*flow).is_some()) {
+            Some(flow) => self.call(host, |endpoint, now, desk| endpoint.handle_room(now, flow, 0, 0, desk)),
+            None => self.call(host, |endpoint, now, desk| endpoint.handle_pool_room(now, desk)),
+        };
+    }
+
+    /// An engine that said it had nothing to do before a time must have nothing to do before it.
+    pub(crate) fn peek(&mut self, host: usize) {
+        let now = self.now();
+        let machine = &mut self.hosts[host];
+        let idle = machine.drained && machine.received.is_empty() && !machine.turn_pending;
+        if let Some(endpoint) = machine.endpoint.as_mut().filter(|_| idle) {
+            let due = endpoint.poll_timeout();
+            if due != machine.drained_until {
+                let text = format!(
+                    "host {host}: poll_timeout moved from {:?} to {due:?} by itself",
+                    machine.drained_until
+                );
+                self.oracle.violate("timer", text);
+            } else if due.is_none_or(|due| due > now) {
+                self.oracle.totals.peeks += 1;
+                let transmit = endpoint.poll_transmit(now);
+                let event = endpoint.poll_event();
+                if transmit.is_some() || event.is_some() {
+                    let text =
+                        format!("host {host} said nothing before {due:?}, but now {transmit:?} {event:?}");
+                    self.oracle.violate("timer", text);
+                }
+            }
+        }
+        let next_ns = self.dice.log_between(20 * US, 20 * MS).max(self.now_ns() / 64);
+        self.at(self.now_ns() + next_ns, Happening::Peek { host });
+    }
+}

@@ -1,0 +1,233 @@
+/*
+ * Checks of the functions beside the compatible ones, against an echo server.
+ *
+ *   flows checks REMOTE_IP PORT      runs the checks; exit code 0 when all hold
+ *   flows lost REMOTE_IP PORT        prints "waiting" and waits for a message that never comes, until the sidecar dies
+ *   flows nobody REMOTE_IP PORT      connects to a port without a listener
+ */
+#define _POSIX_C_SOURCE 200809L
+#include <poll.h>
+#include <pthread.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include <machnet.h>
+
+#define PATIENCE_MS 30000
+#define MANY 64
+
+static unsigned char *request, *answer;
+
+#define CHECK(condition)                                                                                           \
+  do {                                                                                                             \
+    if (!(condition)) {                                                                                            \
+      fprintf(stderr, "flows.c:%d: %s does not hold (%s)\n", __LINE__, #condition, machnet_last_error());          \
+      exit(1);                                                                                                     \
+    }                                                                                                              \
+  } while (0)
+
+#define OK(call) CHECK((call) == MACHNET_STATUS_OK)
+
+static void fill(size_t len, unsigned seed) {
+  size_t i;
+  for (i = 0; i < len; i++) request[i] = (unsigned char)(i * 7 + seed);
+}
+
+static void check_copies(machnet_flow_handle_t *flow) {
+  size_t len = 0, max = machnet_flow_max_message(flow);
+  CHECK(max == MACHNET_MSG_MAX_LEN);
+  fill(1000, 1);
+  CHECK(machnet_flow_try_recv(flow, answer, 1000, &len) == MACHNET_STATUS_WOULD_BLOCK);
+  CHECK(machnet_flow_recv(flow, answer, 1000, 0, &len) == MACHNET_STATUS_TIMED_OUT);
+  CHECK(machnet_flow_recv(flow, answer, 1000, 20, &len) == MACHNET_STATUS_TIMED_OUT);
+  CHECK(machnet_flow_try_send(flow, request, 0) == MACHNET_STATUS_EMPTY_MESSAGE);
+  CHECK(machnet_flow_try_send(flow, request, max + 1) == MACHNET_STATUS_MESSAGE_TOO_LARGE);
+  OK(machnet_flow_send(flow, request, 1000, PATIENCE_MS));
+  CHECK(machnet_flow_recv(flow, answer, 999, PATIENCE_MS, &len) == MACHNET_STATUS_BUFFER_TOO_SMALL && len == 1000);
+  OK(machnet_flow_recv(flow, answer, len, PATIENCE_MS, &len));
+  CHECK(len == 1000 && memcmp(request, answer, len) == 0);
+}
+
+static void check_loans(machnet_flow_handle_t *flow) {
+  static const size_t sizes[] = {1, 100, 5000, 300000, MACHNET_MSG_MAX_LEN};
+  size_t i;
+  for (i = 0; i < sizeof sizes / sizeof sizes[0]; i++) {
+    machnet_loan_t *loan = NULL;
+    machnet_message_t *message = NULL;
+    int32_t status;
+    int tries = 0;
+    fill(sizes[i], (unsigned)i + 40);
+    while ((status = machnet_flow_try_lend(flow, sizes[i], &loan)) == MACHNET_STATUS_WOULD_BLOCK) {
+      CHECK(tries++ < PATIENCE_MS);
+      poll(NULL, 0, 1);
+    }
+    OK(status);
+    memcpy(machnet_loan_data(loan), request, sizes[i]);
+    OK(machnet_loan_send(loan));
+    OK(machnet_flow_recv_loan(flow, PATIENCE_MS, &message));
+    CHECK(machnet_message_len(message) == sizes[i]);
+    CHECK(memcmp(machnet_message_data(message), request, sizes[i]) == 0);
+    machnet_message_release(message);
+  }
+  {
+    machnet_loan_t *loan = NULL;
+    OK(machnet_flow_try_lend(flow, 10, &loan));
+    machnet_loan_drop(loan);
+    CHECK(machnet_flow_try_lend(flow, 0, &loan) == MACHNET_STATUS_EMPTY_MESSAGE);
+  }
+}
+
+/* Waits as an event loop does: only on the descriptor, and only after "would block". */
+static void check_many_with_events(machnet_channel_t *channel, machnet_flow_handle_t *flow) {
+  MachnetIovec_t pieces[MANY];
+  machnet_message_t *messages[MANY];
+  struct pollfd event;
+  size_t i, sent = 0, received = 0, now = 0;
+  OK(machnet_channel_event_fd(channel, &event.fd));
+  event.events = POLLIN;
+  fill(MANY * 2, 77);
+  for (i = 0; i < MANY; i++) {
+    pieces[i].base = request + i;
+    pieces[i].len = i + 1;
+  }
+  while (received < MANY) {
+    int32_t status = MACHNET_STATUS_WOULD_BLOCK;
+    if (sent < MANY) {
+      status = machnet_flow_try_send_many(flow, pieces + sent, MANY - sent, &now);
+      if (status == MACHNET_STATUS_OK) sent += now;
+      else CHECK(status == MACHNET_STATUS_WOULD_BLOCK);
+    }
+    status = machnet_flow_try_recv_many(flow, messages, MANY, &now);
+    if (status == MACHNET_STATUS_WOULD_BLOCK) {
+      CHECK(poll(&event, 1, PATIENCE_MS) == 1);
+      continue;
+    }
+    OK(status);
+    for (i = 0; i < now; i++, received++) {
+      CHECK(machnet_message_len(messages[i]) == received + 1);
+      CHECK(memcmp(machnet_message_data(messages[i]), request + received, received + 1) == 0);
+      machnet_message_release(messages[i]);
+    }
+  }
+  CHECK(sent == MANY);
+}
+
+static void *wait_for_the_end(void *flow) {
+  machnet_message_t *message = NULL;
+  CHECK(machnet_flow_recv_loan(flow, PATIENCE_MS, &message) == MACHNET_STATUS_CLOSED);
+  return NULL;
+}
+
+/* A close while another thread waits: the thread gets the news, and the handle lives until both are done. */
+static void check_shutdown(machnet_flow_handle_t *flow) {
+  pthread_t thread;
+  size_t len;
+  CHECK(pthread_create(&thread, NULL, wait_for_the_end, flow) == 0);
+  poll(NULL, 0, 20);
+  OK(machnet_flow_shutdown(flow));
+  CHECK(pthread_join(thread, NULL) == 0);
+  CHECK(machnet_flow_try_send(flow, "x", 1) == MACHNET_STATUS_CLOSED);
+  CHECK(machnet_flow_try_recv(flow, answer, 10, &len) == MACHNET_STATUS_CLOSED);
+  machnet_flow_close(flow);
+}
+
+static void check_pending(machnet_channel_t *channel, const char *remote, uint16_t port) {
+  machnet_pending_t *pending = NULL;
+  machnet_flow_handle_t *flow = NULL;
+  int32_t status;
+  int tries = 0;
+  OK(machnet_flow_start_connect(channel, NULL, remote, port, PATIENCE_MS, &pending));
+  while ((status = machnet_pending_try_finish(pending, &flow)) == MACHNET_STATUS_WOULD_BLOCK) {
+    CHECK(tries++ < PATIENCE_MS);
+    poll(NULL, 0, 1);
+  }
+  OK(status);
+  machnet_pending_drop(pending);
+  OK(machnet_flow_close_wait(flow, PATIENCE_MS));
+}
+
+static void check_listener(machnet_channel_t *channel, const char *local) {
+  machnet_listener_t *listener = NULL;
+  machnet_flow_handle_t *flow = NULL;
+  machnet_address_t address;
+  OK(machnet_listener_open(channel, local, 0, 0, &listener));
+  OK(machnet_listener_address(listener, &address));
+  CHECK(address.ip_version == 4 && address.port != 0);
+  CHECK(machnet_listener_try_accept(listener, &flow) == MACHNET_STATUS_WOULD_BLOCK);
+  CHECK(machnet_listener_accept(listener, 10, &flow) == MACHNET_STATUS_TIMED_OUT);
+  {
+    machnet_listener_t *second = NULL;
+    CHECK(machnet_listener_open(channel, local, address.port, 0, &second) == MACHNET_STATUS_ADDRESS_IN_USE);
+    CHECK(machnet_listener_open(channel, "192.0.2.77", 1, 0, &second) == MACHNET_STATUS_ADDRESS_NOT_LOCAL);
+  }
+  machnet_listener_close(listener);
+}
+
+static machnet_channel_t *attach(void) {
+  machnet_attach_options_t options;
+  machnet_channel_t *channel = NULL;
+  OK(machnet_attach_options_init(&options, sizeof options));
+  options.name = "flows";
+  options.doorbell = 1;
+  OK(machnet_attach_with(&options, &channel));
+  return channel;
+}
+
+static void checks(const char *remote, uint16_t port) {
+  machnet_channel_t *channel = attach();
+  machnet_channel_info_t info;
+  machnet_flow_handle_t *flow = NULL;
+  machnet_address_t peer, local;
+  char text[16];
+  info.struct_size = sizeof info;
+  OK(machnet_channel_info(channel, &info));
+  CHECK(info.sidecar_pid != 0 && info.buffer_bytes != 0 && info.dropped_too_small == 0);
+  OK(machnet_flow_connect(channel, NULL, remote, port, PATIENCE_MS, &flow));
+  OK(machnet_flow_peer_address(flow, &peer));
+  OK(machnet_flow_local_address(flow, &local));
+  CHECK(peer.port == port && peer.ip_version == 4 && local.port != 0);
+  CHECK(memcmp(local.bytes, info.local.bytes, 16) == 0);
+  snprintf(text, sizeof text, "%u.%u.%u.%u", local.bytes[0], local.bytes[1], local.bytes[2], local.bytes[3]);
+  check_copies(flow);
+  check_loans(flow);
+  check_many_with_events(channel, flow);
+  check_shutdown(flow);
+  check_pending(channel, remote, port);
+  check_listener(channel, text);
+  OK(machnet_channel_close(channel));
+  printf("all checks hold\n");
+}
+
+static void lost(const char *remote, uint16_t port) {
+  machnet_channel_t *channel = attach();
+  machnet_flow_handle_t *flow = NULL;
+  machnet_message_t *message = NULL;
+  OK(machnet_flow_connect(channel, NULL, remote, port, PATIENCE_MS, &flow));
+  printf("waiting\n");
+  fflush(stdout);
+  CHECK(machnet_flow_recv_loan(flow, PATIENCE_MS, &message) == MACHNET_STATUS_ENGINE_LOST);
+  CHECK(machnet_flow_try_send(flow, "x", 1) == MACHNET_STATUS_ENGINE_LOST);
+  machnet_flow_close(flow);
+  machnet_channel_close(channel);
+  printf("engine lost, process alive\n");
+}
+
+static void nobody(const char *remote, uint16_t port) {
+  machnet_channel_t *channel = attach();
+  machnet_flow_handle_t *flow = NULL;
+  CHECK(machnet_flow_connect(channel, NULL, remote, port, PATIENCE_MS, &flow) == MACHNET_STATUS_REFUSED);
+  CHECK(strstr(machnet_last_error(), remote) != NULL);
+  OK(machnet_channel_close(channel));
+}
+
+int main(int argc, char **argv) {
+  request = malloc(MACHNET_MSG_MAX_LEN + 1);
+  answer = malloc(MACHNET_MSG_MAX_LEN + 1);
+  if (argc != 4 || request == NULL || answer == NULL) return 2;
+  if (strcmp(argv[1], "checks") == 0) checks(argv[2], (uint16_t)atoi(argv[3]));
+  else if (strcmp(argv[1], "lost") == 0) lost(argv[2], (uint16_t)atoi(argv[3]));
+  else if (strcmp(argv[1], "nobody") == 0) nobody(argv[2], (uint16_t)atoi(argv[3]));
+  else return 2;
+  return 0;
+}

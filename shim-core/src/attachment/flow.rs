@@ -1,0 +1,338 @@
+//! One connection, from any thread.
+
+use super::shared::{Interest, Shared};
+use super::{Attachment, send, send_parts, would_block};
+use crate::channel::{End, FlowId, Room, Source};
+use crate::error::{Error, Result};
+use crate::message::{Message, TxLoan};
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::time::Duration;
+
+/// One connection. It carries whole messages, in order, both ways. Dropped, it closes in order.
+///
+/// After the peer closed, the messages that came before are received first, then [`Error::Closed`]; after a reset likewise,
+/// then [`Error::Reset`]. A send says that the sidecar has the message, not that the peer has.
+#[derive(Debug)]
+pub struct Flow {
+    shared: Arc<Shared>,
+    id: FlowId,
+    peer: SocketAddr,
+    local: SocketAddr,
+    max_message: usize,
+    /// False once the flow is the channel's.
+    owned: bool,
+}
+
+impl Flow {
+    pub(super) fn new(shared: &Arc<Shared>, id: FlowId) -> Result<Self> {
+        let look = shared.with(|core| core.look(id))?;
+        let (peer, local) = (look.peer, look.local);
+        let max_message = look.max_message as usize;
+        Ok(Self { shared: Arc::clone(shared), id, peer, local, max_message, owned: true })
+    }
+
+    /// Sends without waiting.
+    ///
+    /// # Errors
+    /// [`Error::WouldBlock`] without credit or room, [`Error::Closed`], [`Error::Reset`], [`Error::EmptyMessage`],
+    /// [`Error::MessageTooLarge`], [`Error::EngineLost`], [`Error::SidecarBroken`], [`Error::Forked`].
+    #[inline]
+    pub fn try_send(&self, message: &[u8]) -> Result<()> {
+        self.shared.with(|core| send(core, self.id, message))
+    }
+
+    /// Sends one message made of parts, without waiting.
+    ///
+    /// # Errors
+    /// As for [`Self::try_send`].
+    pub fn try_send_parts(&self, parts: &[&[u8]]) -> Result<()> {
+        self.shared.with(|core| send_parts(core, self.id, parts))
+    }
+
+    /// Sends; waits for credit and room.
+    ///
+    /// # Errors
+    /// As for [`Self::try_send`], but never `WouldBlock`.
+    pub fn send(&self, message: &[u8]) -> Result<()> {
+        self.send_within(message, None)
+    }
+
+    /// Sends; waits for credit and room, at most `timeout`.
+    ///
+    /// # Errors
+    /// As for [`Self::send`], and [`Error::TimedOut`]: nothing was sent.
+    pub fn send_timeout(&self, message: &[u8], timeout: Duration) -> Result<()> {
+        self.send_within(message, Some(timeout))
+    }
+
+    fn send_within(&self, message: &[u8], timeout: Option<Duration>) -> Result<()> {
+        self.shared.wait(timeout, Interest::Send(self.id, message.len()), |core| {
+            let outcome = core.try_send(self.id, message);
+            core.ring_after_send();
+            would_block(outcome)
+        })
+    }
+
+    /// Sends as many as there is credit and room for, with one doorbell; says how many.
+    ///
+    /// # Errors
+    /// As for [`Self::try_send`] but `WouldBlock`, and only if nothing was sent.
+    pub fn try_send_many(&self, messages: &[&[u8]]) -> Result<usize> {
+        self.shared.with(|core| {
+            let mut sent = 0;
+            let mut looked_again = false;
+            let mut outcome = Ok(());
+            while let Some(message) = messages.get(sent) {
+                outcome = core.try_send(self.id, message);
+                match outcome {
+                    Ok(()) => sent += 1,
+                    Err(Error::WouldBlock) if !looked_again && core.must_look_again() => looked_again = true,
+                    Err(_) => break,
+                }
+            }
+            core.ring_after_send();
+            match outcome {
+                Err(error) if sent == 0 && !matches!(error, Error::WouldBlock) => Err(error),
+                _ => Ok(sent),
+            }
+        })
+    }
+
+    /// The next message, if one is there.
+    ///
+    /// # Errors
+    /// [`Error::Closed`], [`Error::Reset`], [`Error::EngineLost`], [`Error::SidecarBroken`], [`Error::Forked`].
+    #[inline]
+    pub fn try_recv(&self) -> Result<Option<Message>> {
+        self.shared.attempt(|core| core.try_recv(self.id))
+    }
+
+    /// Waits for the next message.
+    ///
+    /// # Errors
+    /// As for [`Self::try_recv`].
+    pub fn recv(&self) -> Result<Message> {
+        self.recv_within(None)
+    }
+
+    /// Waits for the next message, at most `timeout`.
+    ///
+    /// # Errors
+    /// As for [`Self::try_recv`], and [`Error::TimedOut`].
+    pub fn recv_timeout(&self, timeout: Duration) -> Result<Message> {
+        self.recv_within(Some(timeout))
+    }
+
+    fn recv_within(&self, timeout: Option<Duration>) -> Result<Message> {
+        self.shared.wait(timeout, self.receive(), |core| core.try_recv(self.id))
+    }
+
+    fn receive(&self) -> Interest {
+        Interest::Receive(Source::Flow(self.id))
+    }
+
+    /// Copies the next message into `buffer` without waiting; says its length in bytes, or nothing.
+    ///
+    /// # Errors
+    /// As for [`Self::try_recv`], and [`Error::BufferTooSmall`]: the message stays.
+    #[inline]
+    pub fn try_recv_into(&self, buffer: &mut [u8]) -> Result<Option<usize>> {
+        self.shared.attempt(|core| core.try_recv_into(self.id, buffer))
+    }
+
+    /// Copies the next message into `buffer`; says its length in bytes.
+    ///
+    /// # Errors
+    /// As for [`Self::try_recv_into`], and [`Error::TimedOut`].
+    pub fn recv_into(&self, buffer: &mut [u8], timeout: Option<Duration>) -> Result<usize> {
+        self.shared.wait(timeout, self.receive(), |core| core.try_recv_into(self.id, buffer))
+    }
+
+    /// Appends the messages that are there, at most `most`, to `out`; says how many.
+    ///
+    /// # Errors
+    /// As for [`Self::try_recv`], only if there is no message.
+    pub fn try_recv_many(&self, out: &mut Vec<Message>, most: usize) -> Result<usize> {
+        if most == 0 {
+            return Ok(0);
+        }
+        let first = self.shared.attempt(|core| {
+            let Some(first) = core.try_recv(self.id)? else { return Ok(None) };
+            out.push(first);
+            let mut count = 1;
+            while count < most {
+                // An error comes again at the next call, when nothing is queued before it.
+                let Ok(Some(message)) = core.try_recv(self.id) else { break };
+                out.push(message);
+                count += 1;
+            }
+            Ok(Some(count))
+        })?;
+        Ok(first.unwrap_or(0))
+    }
+
+    /// Lends room of `len` bytes to write a message in place; its credit is reserved.
+    ///
+    /// # Errors
+    /// As for [`Self::try_send`].
+    pub fn lend(&self, len: usize) -> Result<TxLoan> {
+        let room = self.shared.attempt(|core| would_block(core.lend(self.id, len)))?;
+        let lent = Lent { shared: Arc::clone(&self.shared), id: self.id };
+        Ok(TxLoan::new(lent, room.ok_or(Error::WouldBlock)?))
+    }
+
+    /// The peer: of a connected flow the listener it reached, of an accepted one where it came from.
+    pub fn peer_addr(&self) -> SocketAddr {
+        self.peer
+    }
+
+    /// Our end.
+    pub fn local_addr(&self) -> SocketAddr {
+        self.local
+    }
+
+    /// Largest message in bytes that can be sent.
+    pub fn max_message(&self) -> usize {
+        self.max_message
+    }
+
+    /// Messages sent that the peer's engine has not acknowledged; after the flow's end those that it never did.
+    pub fn unacknowledged(&self) -> u32 {
+        let looked = self.shared.with(|core| {
+            core.poll();
+            core.look(self.id)
+        });
+        looked.map_or(0, |look| look.unacknowledged)
+    }
+
+    /// The flow's number on its channel, stable for its life.
+    pub fn handle(&self) -> u32 {
+        self.id.handle()
+    }
+
+    /// The channel it belongs to.
+    pub fn attachment(&self) -> Attachment {
+        Attachment { shared: Arc::clone(&self.shared) }
+    }
+
+    /// Puts the flow into channel mode: its messages come out of [`Attachment::recv_any`], those already queued first, and
+    /// it is named by its id, until it ends.
+    ///
+    /// # Errors
+    /// [`Error::Forked`].
+    pub fn into_channel_mode(mut self) -> Result<FlowId> {
+        self.shared.with(|core| {
+            core.enter_channel_mode(self.id.handle);
+            Ok(())
+        })?;
+        self.owned = false;
+        Ok(self.id)
+    }
+
+    /// Closes in order, for handles that are shared: what was sent is delivered first; other calls on the flow answer
+    /// `Closed` from now on, and what was received and not taken is dropped.
+    ///
+    /// # Errors
+    /// [`Error::EngineLost`], [`Error::SidecarBroken`], [`Error::Forked`].
+    pub fn shutdown(&self) -> Result<()> {
+        self.shared.with(|core| {
+            core.check_over()?;
+            core.close_flow(self.id)
+        })
+    }
+
+    /// As [`Self::shutdown`], and waits until the peer's engine has everything.
+    ///
+    /// # Errors
+    /// As for [`Self::shutdown`]; [`Error::Reset`] with the number of messages that it never acknowledged;
+    /// [`Error::Closed`] if the peer closed before it had everything; [`Error::TimedOut`]: the close goes on.
+    pub fn shutdown_wait(&self, timeout: Duration) -> Result<()> {
+        self.shutdown()?;
+        self.shared.wait(Some(timeout), Interest::End(self.id), |core| {
+            core.poll();
+            let look = core.look(self.id)?;
+            let unacknowledged = look.unacknowledged;
+            match look.end {
+                None => core.check_over().map(|()| None),
+                Some(End::Finished) => Ok(Some(())),
+                Some(End::Closed) if unacknowledged == 0 => Ok(Some(())),
+                Some(End::Closed) => Err(Error::Closed),
+                Some(End::Reset(reason)) => Err(Error::Reset { reason, unacknowledged }),
+            }
+        })
+    }
+
+    /// Closes in order and returns at once.
+    ///
+    /// # Errors
+    /// As for [`Self::shutdown`].
+    pub fn close(self) -> Result<()> {
+        self.shutdown()
+    }
+
+    /// Closes in order and waits until the peer's engine has everything.
+    ///
+    /// # Errors
+    /// As for [`Self::shutdown_wait`].
+    pub fn close_wait(self, timeout: Duration) -> Result<()> {
+        self.shutdown_wait(timeout)
+    }
+
+    /// Ends the flow at once, for handles that are shared; what was not acknowledged may be lost.
+    ///
+    /// # Errors
+    /// [`Error::EngineLost`], [`Error::SidecarBroken`], [`Error::Forked`].
+    pub fn reset(&self) -> Result<()> {
+        self.shared.with(|core| {
+            core.check_over()?;
+            core.abort(self.id)
+        })
+    }
+
+    /// Ends the flow at once; what was not acknowledged may be lost.
+    pub fn abort(self) {
+        let _ = self.reset(); // A channel that is gone took the flow with it.
+    }
+}
+
+impl Drop for Flow {
+    fn drop(&mut self) {
+        if self.owned {
+            // In a forked child it is the parent's.
+            let _ = self.shared.with(|core| {
+                core.disown(self.id);
+                Ok(())
+            });
+        }
+    }
+}
+
+/// Where a loan came from.
+#[derive(Debug)]
+pub(crate) struct Lent {
+    shared: Arc<Shared>,
+    id: FlowId,
+}
+
+impl Lent {
+    /// Sends what was lent; waits for a slot, and for buffers if the room was private memory.
+    pub(crate) fn send(&self, room: &mut Option<Room>) -> Result<()> {
+        let length = match room {
+            Some(Room::Private(bytes)) => bytes.len(),
+            _ => 0,
+        };
+        let id = self.id;
+        let interest = if length == 0 { Interest::Slot } else { Interest::Room(id, length) };
+        self.shared.wait(None, interest, |core| would_block(core.try_send_room(id, room)))
+    }
+
+    /// Takes back what was not sent.
+    pub(crate) fn give_back(&self, room: Room) {
+        // In a forked child it is the parent's.
+        let _ = self.shared.with(|core| {
+            core.return_room(self.id, room);
+            Ok(())
+        });
+    }
+}

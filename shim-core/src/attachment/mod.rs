@@ -1,0 +1,278 @@
+//! The thread-safe layer: handles that any thread may use.
+
+mod flow;
+mod listener;
+mod shared;
+
+pub use flow::Flow;
+pub(crate) use flow::Lent;
+pub use listener::{Listener, PendingConnect};
+
+use crate::channel::{Channel, ChannelInfo, Core, Ends, FlowId, Source, check_process};
+use crate::error::{Error, Result};
+use crate::message::Message;
+use shared::{Interest, Shared};
+use std::net::{IpAddr, SocketAddr, ToSocketAddrs};
+use std::os::fd::BorrowedFd;
+use std::sync::Arc;
+use std::time::Duration;
+
+/// A channel that any thread may use. Clones share it; it is closed in order when the last clone, flow, listener and loan
+/// to send is gone.
+///
+/// Calls that begin with `try_` never wait; `timeout` of `None` waits for ever. A call that fails with `TimedOut` or
+/// `WouldBlock` has done nothing and lost nothing.
+#[derive(Clone, Debug)]
+pub struct Attachment {
+    shared: Arc<Shared>,
+}
+
+/// A message that came out of [`Attachment::recv_any`], with the flow it came on.
+#[derive(Debug)]
+pub struct Arrival {
+    /// The flow.
+    pub flow: FlowId,
+    /// The flow's peer.
+    pub peer: SocketAddr,
+    /// The flow's own end.
+    pub local: SocketAddr,
+    /// The message.
+    pub message: Message,
+}
+
+impl Arrival {
+    fn new((ends, message): (Ends, Message)) -> Self {
+        Self { flow: ends.flow, peer: ends.peer, local: ends.local, message }
+    }
+}
+
+/// The first address of a name.
+fn first_address(address: impl ToSocketAddrs) -> Result<SocketAddr> {
+    let mut addresses = address.to_socket_addrs().map_err(|error| match error.kind() {
+        std::io::ErrorKind::InvalidInput => Error::invalid(error.to_string()),
+        _ => Error::Io(error),
+    })?;
+    addresses.next().ok_or_else(|| Error::invalid("the name has no address"))
+}
+
+/// A call that answers `WouldBlock`, as one that finds nothing.
+fn would_block<T>(outcome: Result<T>) -> Result<Option<T>> {
+    match outcome {
+        Err(Error::WouldBlock) => Ok(None),
+        outcome => outcome.map(Some),
+    }
+}
+
+/// A send, and the doorbell after it.
+#[inline]
+fn send(core: &mut Core, flow: FlowId, message: &[u8]) -> Result<()> {
+    let mut outcome = core.try_send(flow, message);
+    if matches!(outcome, Err(Error::WouldBlock)) && core.must_look_again() {
+        outcome = core.try_send(flow, message);
+    }
+    core.ring_after_send();
+    outcome
+}
+
+fn send_parts(core: &mut Core, flow: FlowId, parts: &[&[u8]]) -> Result<()> {
+    let mut outcome = core.try_send_parts(flow, parts);
+    if matches!(outcome, Err(Error::WouldBlock)) && core.must_look_again() {
+        outcome = core.try_send_parts(flow, parts);
+    }
+    core.ring_after_send();
+    outcome
+}
+
+impl Attachment {
+    pub(crate) fn new(channel: Channel) -> Self {
+        Self { shared: Shared::new(channel) }
+    }
+
+    /// What the channel is.
+    pub fn info(&self) -> ChannelInfo {
+        self.shared.info.clone()
+    }
+
+    /// Listens on an address of the sidecar (unspecified: its own); port 0: any free one. A `backlog` of 0 is
+    /// [`crate::DEFAULT_BACKLOG`].
+    ///
+    /// # Errors
+    /// [`Error::AddressNotLocal`], [`Error::AddressInUse`], [`Error::ListenRefused`], [`Error::TimedOut`] after 5 s,
+    /// [`Error::EngineLost`], [`Error::Forked`].
+    pub fn listen(&self, local: impl ToSocketAddrs, backlog: u32) -> Result<Listener> {
+        Listener::new(&self.shared, first_address(local)?, backlog, false)
+    }
+
+    /// As [`Self::listen`], but flows are accepted by themselves and their messages come out of [`Self::recv_any`].
+    ///
+    /// # Errors
+    /// As for [`Self::listen`].
+    pub fn listen_channel_mode(&self, local: impl ToSocketAddrs, backlog: u32) -> Result<Listener> {
+        Listener::new(&self.shared, first_address(local)?, backlog, true)
+    }
+
+    /// Connects to a listener and waits for the outcome as long as the sidecar's default (3 s).
+    ///
+    /// # Errors
+    /// [`Error::ConnectTimedOut`], [`Error::Refused`], [`Error::Busy`], [`Error::ConnectFailed`],
+    /// [`Error::AddressNotLocal`], [`Error::TooManyFlows`], [`Error::InvalidArgument`], [`Error::EngineLost`],
+    /// [`Error::Forked`].
+    pub fn connect(&self, remote: impl ToSocketAddrs) -> Result<Flow> {
+        self.connect_timeout(first_address(remote)?, None, None)
+    }
+
+    /// As [`Self::connect`], from `local`, if given, and with a timeout of its own, if given.
+    ///
+    /// # Errors
+    /// As for [`Self::connect`].
+    pub fn connect_timeout(
+        &self,
+        remote: SocketAddr,
+        local: Option<IpAddr>,
+        timeout: Option<Duration>,
+    ) -> Result<Flow> {
+        let request = self
+            .shared
+            .wait(None, Interest::Slot, |core| would_block(core.start_connect(remote, local, timeout)))?;
+        PendingConnect::new(&self.shared, request).finish(None)
+    }
+
+    /// Begins to connect and does not wait.
+    ///
+    /// # Errors
+    /// [`Error::WouldBlock`] if the send ring is full, [`Error::InvalidArgument`], [`Error::EngineLost`],
+    /// [`Error::Forked`].
+    pub fn start_connect(
+        &self,
+        remote: SocketAddr,
+        local: Option<IpAddr>,
+        timeout: Option<Duration>,
+    ) -> Result<PendingConnect> {
+        let request = self.shared.attempt(|core| would_block(core.start_connect(remote, local, timeout)))?;
+        Ok(PendingConnect::new(&self.shared, request.ok_or(Error::WouldBlock)?))
+    }
+
+    /// The descriptor to poll for readability, level-triggered. The first call switches the channel into event mode: from
+    /// then on, when a `try_` call found nothing, either the descriptor is readable or nothing has come since. Never read
+    /// it: the calls do.
+    ///
+    /// # Errors
+    /// [`Error::EngineLost`], [`Error::SidecarBroken`], [`Error::Forked`].
+    pub fn event_fd(&self) -> Result<BorrowedFd<'_>> {
+        self.shared.with(|core| {
+            core.check_over()?;
+            core.enter_event_mode();
+            Ok(())
+        })?;
+        Ok(self.shared.bell.wait_fd())
+    }
+
+    /// The next message of any channel-mode flow, in order of arrival.
+    ///
+    /// # Errors
+    /// [`Error::TimedOut`], [`Error::Closed`] after [`Self::close`], [`Error::EngineLost`], [`Error::SidecarBroken`],
+    /// [`Error::Forked`]. The end of a flow is none: its id is refused from then on.
+    pub fn recv_any(&self, timeout: Option<Duration>) -> Result<Arrival> {
+        let interest = Interest::Receive(Source::Any);
+        self.shared.wait(timeout, interest, Core::try_recv_any).map(Arrival::new)
+    }
+
+    /// As [`Self::recv_any`], without waiting.
+    ///
+    /// # Errors
+    /// As for [`Self::recv_any`].
+    pub fn try_recv_any(&self) -> Result<Option<Arrival>> {
+        Ok(self.shared.attempt(Core::try_recv_any)?.map(Arrival::new))
+    }
+
+    /// As [`Self::try_recv_any`], copying into `buffer`: flow, peer, own end, length in bytes.
+    ///
+    /// # Errors
+    /// As for [`Self::recv_any`], and [`Error::BufferTooSmall`]: the message stays; [`Self::drop_any`] drops it.
+    pub fn try_recv_any_into(
+        &self,
+        buffer: &mut [u8],
+    ) -> Result<Option<(FlowId, SocketAddr, SocketAddr, usize)>> {
+        let found = self.shared.attempt(|core| core.try_recv_any_into(buffer))?;
+        Ok(found.map(|(ends, length)| (ends.flow, ends.peer, ends.local, length)))
+    }
+
+    /// Drops the next message of any channel-mode flow. Says whether there was one.
+    ///
+    /// # Errors
+    /// As for [`Self::recv_any`].
+    pub fn drop_any(&self) -> Result<bool> {
+        self.shared.with(|core| core.drop_queued(Source::Any))
+    }
+
+    /// The channel-mode flow between these ends.
+    ///
+    /// # Errors
+    /// [`Error::UnknownFlow`]; [`Error::Closed`] if there was one among the 1,024 that ended last; [`Error::EngineLost`],
+    /// [`Error::SidecarBroken`], [`Error::Forked`].
+    pub fn find_flow(&self, peer: SocketAddr, local: SocketAddr) -> Result<FlowId> {
+        self.shared.with(|core| {
+            core.check_over()?;
+            core.find_by_ends(peer, local)
+        })
+    }
+
+    /// Sends on a channel-mode flow, without waiting.
+    ///
+    /// # Errors
+    /// As for [`Flow::try_send`]; [`Error::UnknownFlow`] once the flow ended and its messages were taken.
+    pub fn try_send_to(&self, flow: FlowId, message: &[u8]) -> Result<()> {
+        self.shared.with(|core| {
+            channel_mode(core, flow)?;
+            send(core, flow, message)
+        })
+    }
+
+    /// Sends a message made of parts on a channel-mode flow, without waiting.
+    ///
+    /// # Errors
+    /// As for [`Self::try_send_to`].
+    pub fn try_send_parts_to(&self, flow: FlowId, parts: &[&[u8]]) -> Result<()> {
+        self.shared.with(|core| {
+            channel_mode(core, flow)?;
+            send_parts(core, flow, parts)
+        })
+    }
+
+    /// Sends on a channel-mode flow; waits for credit and room.
+    ///
+    /// # Errors
+    /// As for [`Self::try_send_to`], with [`Error::TimedOut`] in place of `WouldBlock`.
+    pub fn send_to(&self, flow: FlowId, message: &[u8], timeout: Option<Duration>) -> Result<()> {
+        self.shared.wait(timeout, Interest::Send(flow, message.len()), |core| {
+            channel_mode(core, flow)?;
+            would_block(send(core, flow, message))
+        })
+    }
+
+    /// Closes a channel-mode flow in order.
+    ///
+    /// # Errors
+    /// [`Error::UnknownFlow`], [`Error::WrongMode`], [`Error::Forked`].
+    pub fn close_flow(&self, flow: FlowId) -> Result<()> {
+        self.shared.with(|core| {
+            channel_mode(core, flow)?;
+            core.close_flow(flow)
+        })
+    }
+
+    /// Closes all flows in order, waits for their ends (the linger time of the options at most), and detaches. Calls on
+    /// this attachment, its flows and listeners answer `Closed` from then on.
+    ///
+    /// # Errors
+    /// [`Error::EngineLost`], [`Error::SidecarBroken`], [`Error::TimedOut`] if the sidecar does not answer for 5 s,
+    /// [`Error::Forked`].
+    pub fn close(&self) -> Result<()> {
+        check_process()?;
+        self.shared.close()
+    }
+}
+
+fn channel_mode(core: &Core, flow: FlowId) -> Result<()> {
+    if core.is_channel_mode(flow)? { Ok(()) } else { Err(Error::WrongMode) }
+}

@@ -1,0 +1,562 @@
+//! The application's end of a channel: everything that one thread does with it, without waiting.
+//!
+//! [`Core`] drains the engine's rings into private state and answers every call from there. [`Channel`] is a core for one
+//! thread; the attachment puts a lock around one. Whatever the engine writes is checked on the way in: an application
+//! trusts its sidecar with its data, but not with its memory.
+
+mod drain;
+mod flows;
+mod queue;
+mod receive;
+mod send;
+mod single;
+
+pub(crate) use receive::{Ends, Source};
+pub(crate) use send::Room;
+pub use single::Channel;
+
+use crate::control::DoorbellKind;
+use crate::error::{Error, Result};
+use crate::message::Returns;
+use crate::shm::Geometry;
+use crate::shm::bell::{REASON_ANY, Ringer, Sleeper};
+use crate::shm::layout::{
+    DONE_HEAD_OFFSET, DONE_WORDS, MESSAGE_HEAD_OFFSET, RING_OFFSET, SLOT_WORDS, receive_done_kind,
+};
+use crate::shm::ledger::Ledger;
+use crate::shm::region::{Mapping, Read, Write, fork};
+use crate::shm::ring::{Consumer, PeerFault, Producer, SlotHead};
+use crate::socket::{self, Drained, Ring};
+pub(crate) use flows::End;
+use flows::FlowTable;
+use queue::{List, Slab};
+use std::collections::{HashMap, VecDeque};
+use std::net::SocketAddr;
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::sync::Arc;
+use std::time::Duration;
+
+/// A flow of one channel. An id whose flow was released is refused, even when its place is in use again.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Hash)]
+pub struct FlowId {
+    pub(crate) handle: u32,
+}
+
+impl FlowId {
+    /// The flow's number on its channel: place in the lower 16 bits, generation in the upper.
+    pub fn handle(self) -> u32 {
+        self.handle
+    }
+
+    /// The flow of that number; whether there is one, each call says.
+    pub fn from_handle(handle: u32) -> Self {
+        Self { handle }
+    }
+}
+
+/// A listener of one channel.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Hash)]
+pub struct ListenerId(pub(crate) u32);
+
+/// A connect under way.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Hash)]
+pub struct ConnectId(pub(crate) u32);
+
+/// What a channel is.
+#[derive(Clone, Debug)]
+pub struct ChannelInfo {
+    /// Number of the channel, unique for the sidecar's life.
+    pub channel: u64,
+    /// Engine that serves it.
+    pub engine: u32,
+    /// The sidecar's process.
+    pub sidecar_pid: u32,
+    /// The address that the sidecar owns.
+    pub local: SocketAddr,
+    /// Sizes granted.
+    pub geometry: Geometry,
+}
+
+/// The two ends of the doorbell that belong to the application.
+#[derive(Debug)]
+pub(crate) struct Doorbell {
+    /// Readable when the engine rang, hung up when it is gone.
+    wait: OwnedFd,
+    /// Where we ring the engine; a socket is both.
+    ring: Option<OwnedFd>,
+}
+
+impl Doorbell {
+    /// A doorbell of descriptors as they come with `Welcome`; none if their number is wrong for the kind.
+    pub(crate) fn new(kind: DoorbellKind, descriptors: Vec<OwnedFd>) -> Option<Self> {
+        let mut descriptors = descriptors.into_iter();
+        let wait = descriptors.next()?;
+        let ring = descriptors.next();
+        let right = ring.is_some() == (kind == DoorbellKind::Pipe) && descriptors.next().is_none();
+        right.then_some(Self { wait, ring })
+    }
+
+    /// The descriptor that becomes readable.
+    pub(crate) fn wait_fd(&self) -> BorrowedFd<'_> {
+        self.wait.as_fd()
+    }
+
+    fn ring(&self) -> Ring {
+        match &self.ring {
+            Some(ring) => socket::ring_quietly(ring.as_fd(), false),
+            None => socket::ring_quietly(self.wait.as_fd(), true),
+        }
+    }
+}
+
+/// Why a channel serves no more.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+enum Over {
+    /// The sidecar is gone.
+    Lost,
+    /// The sidecar broke the rules.
+    Broken(PeerFault),
+    /// We closed it.
+    Closed,
+}
+
+impl From<Over> for Error {
+    fn from(over: Over) -> Self {
+        match over {
+            Over::Lost => Self::EngineLost,
+            Over::Broken(fault) => Self::SidecarBroken(fault),
+            Over::Closed => Self::Closed,
+        }
+    }
+}
+
+/// What can be asked about a flow.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct FlowLook {
+    pub(crate) peer: SocketAddr,
+    pub(crate) local: SocketAddr,
+    pub(crate) max_message: u32,
+    pub(crate) unacknowledged: u32,
+    pub(crate) end: Option<End>,
+}
+
+/// A listener as the application's end knows it.
+#[derive(Debug)]
+struct ListenerState {
+    channel_mode: bool,
+    /// Flows that arrived and were not accepted yet.
+    arrived: VecDeque<u32>,
+}
+
+/// A connect that was asked for.
+#[derive(Debug)]
+struct Connecting {
+    remote: SocketAddr,
+    local: SocketAddr,
+    /// Nobody waits for it any more.
+    abandoned: bool,
+    /// The flow's handle, or the reason's code.
+    outcome: Option<std::result::Result<u32, u16>>,
+}
+
+/// A done slot that waits for room in its ring.
+#[derive(Debug, Clone, Copy)]
+struct Done {
+    kind: u8,
+    count: u16,
+    flow: u32,
+    argument: u32,
+}
+
+/// What a thread that is about to sleep has to watch.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(crate) enum Watch {
+    /// The doorbell will ring.
+    Bell,
+    /// The doorbell holds a byte that belongs to the application's own event loop: look again soon.
+    Slice,
+}
+
+impl Watch {
+    /// Whether to wait for the doorbell's byte, or only for its hang-up.
+    pub(crate) fn listens(self) -> bool {
+        self == Self::Bell
+    }
+
+    /// How long to sleep of what is `left`.
+    pub(crate) fn span(self, left: Option<Duration>) -> Option<Duration> {
+        match self {
+            Self::Bell => left,
+            Self::Slice => Some(left.map_or(SLICE, |left| left.min(SLICE))),
+        }
+    }
+}
+
+/// While a byte lies in the doorbell that is not ours to read, look this often.
+const SLICE: Duration = Duration::from_millis(1);
+/// After so many polls in a row that found nothing, what was taken is told to the engine.
+const EMPTY_POLLS_BEFORE_FLUSH: u32 = 64;
+/// After so many, the doorbell is asked whether the sidecar is still there.
+const EMPTY_POLLS_BEFORE_CHECK: u32 = 4096;
+/// Calls in event mode that found nothing, with no ring between them, before the doorbell is read for a hang-up.
+const IDLE_CALLS_BEFORE_CHECK: u32 = 2;
+
+/// The state of a channel. Not safe for threads, never waits.
+#[derive(Debug)]
+pub(crate) struct Core {
+    ours: Arc<Mapping<Write>>,
+    theirs: Arc<Mapping<Read>>,
+    geometry: Geometry,
+    send_ring: Producer<SLOT_WORDS>,
+    receive_done: Producer<DONE_WORDS>,
+    receive_ring: Consumer<SLOT_WORDS>,
+    send_done: Consumer<DONE_WORDS>,
+    sleeper: Sleeper,
+    ringer: Ringer,
+    bell: Arc<Doorbell>,
+    tx: Ledger,
+    flows: FlowTable,
+    slab: Slab,
+    /// Messages of all channel-mode flows in order of arrival.
+    common: List,
+    /// Channel-mode flows by peer and own end.
+    by_ends: HashMap<(SocketAddr, SocketAddr), u32>,
+    /// Peer and own end of the channel-mode flows that ended last, oldest first: tells "closed" from "never was".
+    ended: VecDeque<(SocketAddr, SocketAddr)>,
+    listeners: HashMap<u32, ListenerState>,
+    /// Listen requests whose reply has not come: a flow may arrive before it.
+    listens_pending: u32,
+    /// Flows that arrived for a listener whose reply has not come.
+    orphans: Vec<(u32, u32)>,
+    connects: HashMap<u32, Connecting>,
+    next_request: u32,
+    /// CLOSE and RESET slots that wait for room in the send ring.
+    unsent_ends: VecDeque<(u8, u32)>,
+    /// Done slots that wait for room. The ring is sized so that this stays empty.
+    unsent_done: VecDeque<Done>,
+    /// Flows with in-slot messages that were taken and not told, and the sum of those.
+    taken_flows: Vec<u32>,
+    taken_total: u32,
+    /// When to tell: so many of one flow, or of all.
+    taken_flow_limit: u32,
+    taken_limit: u32,
+    returns: Arc<Returns>,
+    over: Option<Over>,
+    event_mode: bool,
+    empty_polls: u32,
+    idle_calls: u32,
+    /// Something came since [`Self::take_changed`].
+    changed: bool,
+    /// Done slots were published and the engine was not woken for them yet.
+    unrung: bool,
+}
+
+impl Core {
+    /// The application's end of two mapped regions.
+    pub(crate) fn new(
+        ours: Mapping<Write>,
+        theirs: Mapping<Read>,
+        geometry: Geometry,
+        bell: Doorbell,
+    ) -> Self {
+        let g = geometry;
+        Self {
+            ours: Arc::new(ours),
+            theirs: Arc::new(theirs),
+            geometry,
+            send_ring: Producer::new(RING_OFFSET, g.send_slots, MESSAGE_HEAD_OFFSET),
+            receive_done: Producer::new(g.receive_done_offset(), g.receive_done_slots(), DONE_HEAD_OFFSET),
+            receive_ring: Consumer::new(RING_OFFSET, g.receive_slots, MESSAGE_HEAD_OFFSET),
+            send_done: Consumer::new(g.send_done_offset(), g.send_done_slots(), DONE_HEAD_OFFSET),
+            sleeper: Sleeper::default(),
+            ringer: Ringer::default(),
+            bell: Arc::new(bell),
+            tx: Ledger::new(g.tx_buffers),
+            flows: FlowTable::new(g.max_flows),
+            slab: Slab::new(g.receive_slots),
+            common: List::EMPTY,
+            by_ends: HashMap::new(),
+            ended: VecDeque::new(),
+            listeners: HashMap::new(),
+            listens_pending: 0,
+            orphans: Vec::new(),
+            connects: HashMap::new(),
+            next_request: 1,
+            unsent_ends: VecDeque::new(),
+            unsent_done: VecDeque::new(),
+            taken_flows: Vec::new(),
+            taken_total: 0,
+            // The engine guarantees each flow a few messages; what is held back here must be less than those.
+            taken_flow_limit: (g.receive_slots / 64).clamp(1, 16),
+            taken_limit: g.receive_slots / 16,
+            returns: Arc::new(Returns::new(&g)),
+            over: None,
+            event_mode: false,
+            empty_polls: 0,
+            idle_calls: 0,
+            changed: false,
+            unrung: false,
+        }
+    }
+
+    /// What the application may know of a flow.
+    pub(crate) fn look(&self, id: FlowId) -> Result<FlowLook> {
+        let flow = self.flows.look(id.handle).ok_or(Error::UnknownFlow)?;
+        let unacknowledged = if flow.end.is_some() { flow.lost } else { flow.outstanding() };
+        Ok(FlowLook {
+            peer: flow.info.peer,
+            local: flow.info.local,
+            max_message: flow.max_message,
+            unacknowledged,
+            end: flow.end,
+        })
+    }
+
+    /// The doorbell, to be waited on outside of any lock.
+    pub(crate) fn bell(&self) -> &Arc<Doorbell> {
+        &self.bell
+    }
+
+    /// Where loans go when they are dropped.
+    pub(crate) fn returns(&self) -> &Arc<Returns> {
+        &self.returns
+    }
+
+    /// The channel serves no more; the first reason stays.
+    fn set_over(&mut self, over: Over) {
+        if self.over.is_none() {
+            self.over = Some(over);
+            self.changed = true;
+        }
+    }
+
+    /// The application closed the channel.
+    pub(crate) fn set_over_closed(&mut self) {
+        self.set_over(Over::Closed);
+    }
+
+    fn broken(&mut self, fault: PeerFault) {
+        self.set_over(Over::Broken(fault));
+    }
+
+    /// Answers why the channel serves no more, if so.
+    #[inline]
+    pub(crate) fn check_over(&self) -> Result<()> {
+        match self.over {
+            None => Ok(()),
+            Some(over) => Err(over.into()),
+        }
+    }
+
+    /// Whether something came since the last call.
+    #[inline]
+    pub(crate) fn take_changed(&mut self) -> bool {
+        std::mem::take(&mut self.changed)
+    }
+
+    /// Wakes the engine if it sleeps. Call once per batch, after publishing.
+    #[inline]
+    fn notify(&mut self) {
+        self.unrung = false;
+        if self.ringer.must_ring(&*self.ours, &*self.theirs, REASON_ANY) && self.bell.ring() == Ring::HungUp {
+            self.set_over(Over::Lost);
+        }
+    }
+
+    /// As [`Self::notify`], if anything went into the receive-done ring since.
+    #[inline]
+    fn notify_if_pushed(&mut self) {
+        if self.unrung {
+            self.notify();
+        }
+    }
+
+    /// Puts an entry into the receive-done ring, or keeps it until there is room.
+    fn push_done(&mut self, kind: u8, count: u16, flow: u32, argument: u32) {
+        self.unsent_done.push_back(Done { kind, count, flow, argument });
+        self.flush_done();
+    }
+
+    fn flush_done(&mut self) {
+        while let Some(&Done { kind, count, flow, argument }) = self.unsent_done.front() {
+            match self.receive_done.free(&*self.theirs, 1) {
+                Ok(0) => return,
+                Ok(_) => {}
+                Err(fault) => return self.broken(fault),
+            }
+            self.unsent_done.pop_front();
+            self.unrung = true;
+            let head = SlotHead { kind, count: 0, length: count };
+            self.receive_done.publish(&*self.ours, head, |words| {
+                let word = u64::from(flow) | u64::from(argument) << 32;
+                words[1].store(word, crate::shm::atomic::Ordering::Relaxed);
+            });
+        }
+    }
+
+    /// Tells the engine of every in-slot message that was taken and every loan that was dropped.
+    pub(crate) fn flush(&mut self) {
+        self.receive_ring.tell_head(&*self.ours);
+        self.flush_taken();
+        self.flush_returns();
+        self.flush_done();
+        self.notify_if_pushed();
+    }
+
+    fn flush_taken(&mut self) {
+        self.taken_total = 0;
+        while let Some(handle) = self.taken_flows.pop() {
+            self.flush_taken_of(handle);
+        }
+    }
+
+    fn flush_taken_of(&mut self, handle: u32) {
+        let Some(flow) = self.flows.find(handle) else { return };
+        let count = std::mem::take(&mut flow.taken);
+        if count > 0 {
+            let count = u16::try_from(count).unwrap_or(u16::MAX); // At most `taken_flow_limit`.
+            self.push_done(receive_done_kind::INLINE_TAKEN, count, handle, 0);
+        }
+    }
+
+    /// Gives dropped loans back.
+    fn flush_returns(&mut self) {
+        if self.returns.any() {
+            for token in self.returns.take() {
+                self.push_done(receive_done_kind::BUFFERS_TAKEN, 0, 0, token);
+            }
+        }
+    }
+
+    /// A poll found nothing: now and then time to tell what was held back, and to see whether the sidecar lives.
+    fn count_empty_poll(&mut self) {
+        self.empty_polls = self.empty_polls.wrapping_add(1);
+        self.receive_ring.tell_head(&*self.ours);
+        if self.returns.any() || self.empty_polls.is_multiple_of(EMPTY_POLLS_BEFORE_FLUSH) {
+            self.flush();
+        }
+        if self.empty_polls.is_multiple_of(EMPTY_POLLS_BEFORE_CHECK) {
+            self.check_alive();
+        }
+    }
+
+    /// Asks the doorbell whether the other end is gone.
+    pub(crate) fn check_alive(&mut self) {
+        let zero = Some(Duration::ZERO);
+        if socket::wait_bell(self.bell.wait_fd(), false, None, zero).is_ok_and(|woken| woken.hung_up) {
+            self.lost();
+        }
+    }
+
+    /// The sidecar is gone. What it published before is still there and is taken first.
+    pub(crate) fn lost(&mut self) {
+        self.poll();
+        self.set_over(Over::Lost);
+    }
+
+    /// From now on a call that finds nothing arms the doorbell.
+    pub(crate) fn enter_event_mode(&mut self) {
+        if !self.event_mode {
+            self.event_mode = true;
+            self.poll();
+            self.rearm();
+        }
+    }
+
+    /// A call found nothing and is about to say so. Says whether it has to look again first.
+    #[inline]
+    pub(crate) fn must_look_again(&mut self) -> bool {
+        self.event_mode && self.over.is_none() && self.rearm()
+    }
+
+    /// The rule of event mode: read the descriptor only if rung, arm, look again. Then either the descriptor is readable or
+    /// nothing has come since.
+    fn rearm(&mut self) -> bool {
+        self.flush();
+        let armed = self.sleeper.is_armed();
+        if !self.sleeper.rung(&*self.theirs) {
+            if armed && !self.suspects_hang_up() {
+                return false; // What the caller just did was the second look.
+            }
+        } else if !self.drain_bell() {
+            return true;
+        }
+        self.sleeper.arm(&*self.ours, REASON_ANY);
+        true
+    }
+
+    /// Armed, not rung, and called again with nothing to find: if the descriptor was readable, it is a hang-up. Says
+    /// whether a byte was read, so that the doorbell has to be armed anew.
+    fn suspects_hang_up(&mut self) -> bool {
+        self.idle_calls += 1;
+        if self.idle_calls < IDLE_CALLS_BEFORE_CHECK {
+            return false;
+        }
+        self.idle_calls = 0;
+        match socket::drain(self.bell.wait_fd()) {
+            Drained::None => false,
+            Drained::Some => {
+                self.sleeper.drained(true);
+                true
+            }
+            Drained::HungUp => {
+                self.lost();
+                true
+            }
+        }
+    }
+
+    /// Reads the doorbell. Says false if the other end is gone.
+    fn drain_bell(&mut self) -> bool {
+        self.idle_calls = 0;
+        match socket::drain(self.bell.wait_fd()) {
+            Drained::HungUp => {
+                self.lost();
+                false
+            }
+            drained => {
+                self.sleeper.drained(drained == Drained::Some);
+                true
+            }
+        }
+    }
+
+    /// Arms the doorbell for a thread that wants to sleep. It has to look again, then watch what this says, and call
+    /// [`Self::after_sleep`].
+    pub(crate) fn before_sleep(&mut self) -> Watch {
+        self.flush();
+        if !self.event_mode {
+            self.sleeper.arm(&*self.ours, REASON_ANY);
+            return Watch::Bell;
+        }
+        // In event mode the byte in the doorbell is the application's: were it read here, its event loop would miss
+        // what came for other flows meanwhile.
+        if self.sleeper.rung(&*self.theirs) {
+            return Watch::Slice;
+        }
+        if !self.sleeper.is_armed() {
+            self.sleeper.arm(&*self.ours, REASON_ANY);
+        }
+        Watch::Bell
+    }
+
+    /// The sleep is over, or was not needed (`woken` of nothing).
+    pub(crate) fn after_sleep(&mut self, woken: socket::Woken) {
+        if woken.hung_up {
+            self.lost();
+        }
+        if self.event_mode {
+            return;
+        }
+        self.sleeper.disarm(&*self.ours);
+        if woken.bell {
+            self.drain_bell();
+        }
+    }
+}
+
+/// Answers [`Error::Forked`] in a child of the process that attached: its rings are the parent's.
+#[inline]
+pub(crate) fn check_process() -> Result<()> {
+    if fork::is_original() { Ok(()) } else { Err(Error::Forked) }
+}

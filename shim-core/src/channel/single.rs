@@ -1,0 +1,321 @@
+//! The channel of a single thread: no lock, no hidden thread.
+
+use super::{ChannelInfo, ConnectId, Core, FlowId, ListenerId, check_process};
+use crate::attach::Control;
+use crate::error::{Error, Result};
+use crate::message::Message;
+use crate::socket;
+use crate::wait::{Deadline, Idle, Step, WaitPolicy};
+use std::net::{IpAddr, SocketAddr};
+use std::os::fd::BorrowedFd;
+use std::time::Duration;
+
+/// One channel, for one thread at a time. Dropped, it closes its flows in order.
+///
+/// `timeout` of `None` waits for ever in every call. A call that fails with `TimedOut` or `WouldBlock` has done nothing and
+/// lost nothing.
+#[derive(Debug)]
+pub struct Channel {
+    pub(crate) core: Core,
+    pub(crate) control: Control,
+    pub(crate) info: ChannelInfo,
+    pub(crate) wait_policy: WaitPolicy,
+    pub(crate) linger: Duration,
+}
+
+impl Channel {
+    pub(crate) fn new(
+        core: Core,
+        control: Control,
+        info: ChannelInfo,
+        wait_policy: WaitPolicy,
+        linger: Duration,
+    ) -> Self {
+        Self { core, control, info, wait_policy, linger }
+    }
+
+    /// What the channel is.
+    pub fn info(&self) -> ChannelInfo {
+        self.info.clone()
+    }
+
+    /// Listens on an address of the sidecar (unspecified: its own); port 0: any free one. Says where. A `backlog` of 0 is
+    /// [`crate::DEFAULT_BACKLOG`].
+    ///
+    /// # Errors
+    /// [`Error::AddressNotLocal`], [`Error::AddressInUse`], [`Error::ListenRefused`], [`Error::TimedOut`] after 5 s.
+    pub fn listen(&mut self, local: SocketAddr, backlog: u32) -> Result<(ListenerId, SocketAddr)> {
+        check_process()?;
+        self.core.check_over()?;
+        let backlog = if backlog == 0 { crate::DEFAULT_BACKLOG } else { backlog };
+        self.core.begin_listen();
+        let outcome = self.control.listen(local, backlog);
+        self.core.end_listen(outcome.as_ref().ok().map(|&(listener, _)| listener), false);
+        outcome.map(|(listener, local)| (ListenerId(listener), local))
+    }
+
+    /// Stops listening. Flows that were not accepted yet are refused.
+    ///
+    /// # Errors
+    /// [`Error::UnknownFlow`] if it is none of this channel's listeners.
+    pub fn unlisten(&mut self, listener: ListenerId) -> Result<()> {
+        check_process()?;
+        self.control.unlisten(listener.0);
+        if self.core.forget_listener(listener.0) { Ok(()) } else { Err(Error::UnknownFlow) }
+    }
+
+    /// The next flow that arrived, if any.
+    ///
+    /// # Errors
+    /// [`Error::Closed`] if the listener is none, [`Error::EngineLost`], [`Error::SidecarBroken`].
+    pub fn try_accept(&mut self, listener: ListenerId) -> Result<Option<FlowId>> {
+        check_process()?;
+        self.attempt(|core| core.try_accept(listener.0))
+    }
+
+    /// Waits for the next flow.
+    ///
+    /// # Errors
+    /// As for [`Self::try_accept`], and [`Error::TimedOut`].
+    pub fn accept(&mut self, listener: ListenerId, timeout: Option<Duration>) -> Result<FlowId> {
+        self.wait(timeout, |core| core.try_accept(listener.0))
+    }
+
+    /// Connects and waits for the outcome. `timeout` of `None` is the sidecar's default (3 s).
+    ///
+    /// # Errors
+    /// [`Error::ConnectTimedOut`], [`Error::Refused`], [`Error::Busy`], [`Error::ConnectFailed`],
+    /// [`Error::AddressNotLocal`], [`Error::TooManyFlows`], [`Error::EngineLost`].
+    pub fn connect(
+        &mut self,
+        remote: SocketAddr,
+        local: Option<IpAddr>,
+        timeout: Option<Duration>,
+    ) -> Result<FlowId> {
+        let request = self.wait(None, |core| match core.start_connect(remote, local, timeout) {
+            Err(Error::WouldBlock) => Ok(None),
+            outcome => outcome.map(Some),
+        })?;
+        self.wait(None, |core| core.try_finish_connect(request))
+    }
+
+    /// Begins to connect.
+    ///
+    /// # Errors
+    /// [`Error::WouldBlock`] if the send ring is full, [`Error::InvalidArgument`], [`Error::EngineLost`].
+    pub fn start_connect(
+        &mut self,
+        remote: SocketAddr,
+        local: Option<IpAddr>,
+        timeout: Option<Duration>,
+    ) -> Result<ConnectId> {
+        check_process()?;
+        self.core.start_connect(remote, local, timeout).map(ConnectId)
+    }
+
+    /// The outcome of a connect, once it is there.
+    ///
+    /// # Errors
+    /// As for [`Self::connect`].
+    pub fn try_finish_connect(&mut self, connect: ConnectId) -> Result<Option<FlowId>> {
+        check_process()?;
+        self.attempt(|core| core.try_finish_connect(connect.0))
+    }
+
+    /// Sends a message without waiting.
+    ///
+    /// # Errors
+    /// [`Error::WouldBlock`] without credit or room, [`Error::UnknownFlow`], [`Error::Closed`], [`Error::Reset`],
+    /// [`Error::EmptyMessage`], [`Error::MessageTooLarge`], [`Error::EngineLost`], [`Error::SidecarBroken`],
+    /// [`Error::Forked`].
+    #[inline]
+    pub fn try_send(&mut self, flow: FlowId, message: &[u8]) -> Result<()> {
+        check_process()?;
+        let mut outcome = self.core.try_send(flow, message);
+        if matches!(outcome, Err(Error::WouldBlock)) && self.core.must_look_again() {
+            outcome = self.core.try_send(flow, message);
+        }
+        self.core.ring_after_send();
+        outcome
+    }
+
+    /// Sends a message; waits for credit and room.
+    ///
+    /// # Errors
+    /// As for [`Self::try_send`], with [`Error::TimedOut`] in place of `WouldBlock`.
+    pub fn send(&mut self, flow: FlowId, message: &[u8], timeout: Option<Duration>) -> Result<()> {
+        self.wait(timeout, |core| match core.try_send(flow, message) {
+            Err(Error::WouldBlock) => Ok(None),
+            outcome => {
+                core.ring_after_send();
+                outcome.map(Some)
+            }
+        })
+    }
+
+    /// The flow's next message, if one is there.
+    ///
+    /// # Errors
+    /// After the queued messages: [`Error::Closed`], [`Error::Reset`]. Else [`Error::UnknownFlow`], [`Error::EngineLost`],
+    /// [`Error::SidecarBroken`], [`Error::Forked`].
+    #[inline]
+    pub fn try_recv(&mut self, flow: FlowId) -> Result<Option<Message>> {
+        check_process()?;
+        match self.core.try_recv(flow) {
+            Ok(None) if self.core.must_look_again() => self.core.try_recv(flow),
+            outcome => outcome,
+        }
+    }
+
+    /// Waits for the flow's next message.
+    ///
+    /// # Errors
+    /// As for [`Self::try_recv`], and [`Error::TimedOut`].
+    pub fn recv(&mut self, flow: FlowId, timeout: Option<Duration>) -> Result<Message> {
+        self.wait(timeout, |core| core.try_recv(flow))
+    }
+
+    /// Copies the flow's next message into `buffer`; says its length in bytes, or nothing.
+    ///
+    /// # Errors
+    /// As for [`Self::try_recv`], and [`Error::BufferTooSmall`]: the message stays.
+    #[inline]
+    pub fn try_recv_into(&mut self, flow: FlowId, buffer: &mut [u8]) -> Result<Option<usize>> {
+        check_process()?;
+        match self.core.try_recv_into(flow, buffer) {
+            Ok(None) if self.core.must_look_again() => self.core.try_recv_into(flow, buffer),
+            outcome => outcome,
+        }
+    }
+
+    /// Puts a flow into channel mode: its messages come out of [`Self::try_recv_any`] from now on.
+    ///
+    /// # Errors
+    /// [`Error::UnknownFlow`], [`Error::Forked`].
+    pub fn into_channel_mode(&mut self, flow: FlowId) -> Result<()> {
+        check_process()?;
+        self.core.is_channel_mode(flow)?;
+        self.core.enter_channel_mode(flow.handle);
+        Ok(())
+    }
+
+    /// The next message of any channel-mode flow, in order of arrival.
+    ///
+    /// # Errors
+    /// [`Error::EngineLost`], [`Error::SidecarBroken`], [`Error::Forked`].
+    pub fn try_recv_any(&mut self) -> Result<Option<(FlowId, Message)>> {
+        check_process()?;
+        let found = self.attempt(Core::try_recv_any)?;
+        Ok(found.map(|(ends, message)| (ends.flow, message)))
+    }
+
+    /// The peer's address and our own.
+    ///
+    /// # Errors
+    /// [`Error::UnknownFlow`].
+    pub fn flow_addresses(&self, flow: FlowId) -> Result<(SocketAddr, SocketAddr)> {
+        self.core.look(flow).map(|look| (look.peer, look.local))
+    }
+
+    /// Closes the flow in order: what was sent is delivered first. What was received and not taken is dropped.
+    ///
+    /// # Errors
+    /// [`Error::UnknownFlow`], [`Error::Forked`].
+    pub fn close_flow(&mut self, flow: FlowId) -> Result<()> {
+        check_process()?;
+        self.core.close_flow(flow)?;
+        self.core.disown(flow);
+        Ok(())
+    }
+
+    /// Ends the flow at once.
+    ///
+    /// # Errors
+    /// [`Error::UnknownFlow`], [`Error::Forked`].
+    pub fn abort_flow(&mut self, flow: FlowId) -> Result<()> {
+        check_process()?;
+        self.core.abort(flow)?;
+        self.core.disown(flow);
+        Ok(())
+    }
+
+    /// The descriptor to poll for readability, level-triggered. The first call switches the channel into event mode: from
+    /// then on, when a call found nothing, either the descriptor is readable or nothing has come since.
+    ///
+    /// # Errors
+    /// [`Error::EngineLost`], [`Error::Forked`].
+    pub fn event_fd(&mut self) -> Result<BorrowedFd<'_>> {
+        check_process()?;
+        self.core.check_over()?;
+        self.core.enter_event_mode();
+        Ok(self.core.bell().wait_fd())
+    }
+
+    /// Closes all flows in order, waits for their ends (the linger time of the options at most), and detaches.
+    ///
+    /// # Errors
+    /// [`Error::EngineLost`], [`Error::TimedOut`] if the sidecar does not answer, [`Error::Forked`].
+    pub fn close(mut self) -> Result<()> {
+        check_process()?;
+        self.core.check_over()?;
+        self.core.close_all();
+        let ended = self.wait(Some(self.linger), |core| {
+            core.poll();
+            Ok(core.all_ended().then_some(()))
+        });
+        match ended {
+            Ok(()) | Err(Error::TimedOut) => self.control.detach(),
+            Err(error) => Err(error),
+        }
+    }
+
+    /// A call that does not wait, with the second look of event mode.
+    fn attempt<T>(&mut self, mut call: impl FnMut(&mut Core) -> Result<Option<T>>) -> Result<Option<T>> {
+        match call(&mut self.core) {
+            Ok(None) if self.core.must_look_again() => call(&mut self.core),
+            outcome => outcome,
+        }
+    }
+
+    /// Repeats a call until it finds something.
+    fn wait<T>(
+        &mut self,
+        timeout: Option<Duration>,
+        mut call: impl FnMut(&mut Core) -> Result<Option<T>>,
+    ) -> Result<T> {
+        check_process()?;
+        if let Some(found) = call(&mut self.core)? {
+            return Ok(found);
+        }
+        let deadline = Deadline::after(timeout);
+        let mut idle = Idle::new(self.wait_policy);
+        loop {
+            match idle.step() {
+                Step::Spin => std::hint::spin_loop(),
+                Step::Yield => idle.yield_now(),
+                Step::Sleep => {
+                    let watch = self.core.before_sleep();
+                    self.core.poll();
+                    if let Some(found) = call(&mut self.core).transpose() {
+                        self.core.after_sleep(socket::Woken::default());
+                        return found;
+                    }
+                    let span = watch.span(deadline.left());
+                    let bell = self.core.bell().wait_fd();
+                    let woken = socket::wait_bell(bell, watch.listens(), None, span)?;
+                    self.core.after_sleep(woken);
+                }
+            }
+            if idle.must_check() {
+                self.core.check_alive();
+            }
+            self.core.poll();
+            if let Some(found) = call(&mut self.core)? {
+                return Ok(found);
+            }
+            if deadline.is_past() {
+                return Err(Error::TimedOut);
+            }
+        }
+    }
+}
