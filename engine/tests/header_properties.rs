@@ -1,5 +1,7 @@
 //! What holds for the header whatever the bytes are.
 
+#![expect(clippy::unwrap_used, clippy::type_complexity, reason = "helpers of tests")]
+
 use machnet_engine::wire::header::{
     Body, Confirm, ConnectionId, Cookie, Data, Emitter, FIXED_LEN, MAX_HEADER, MAX_RANGES, Packet, Refusal,
     SYN_ACK_LEN, SYN_LEN, Syn, SynAck, WireLimits, WireWindow, parse,

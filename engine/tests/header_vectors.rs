@@ -1,5 +1,7 @@
 //! The golden vectors of docs/protocol.md, read both ways: bytes to fields and fields to bytes.
 
+#![expect(clippy::unwrap_used, reason = "helpers of tests")]
+
 use machnet_engine::wire::header::{
     Ack, Body, Confirm, ConnectionId, Cookie, Data, Emitter, Packet, Refusal, Syn, SynAck, WireLimits,
     WireWindow, parse,

@@ -34,6 +34,12 @@ impl Timers {
         self.sift_down(place);
     }
 
+    /// Flows that have a wake-up.
+    #[cfg(test)]
+    pub(super) fn len(&self) -> usize {
+        self.heap.len()
+    }
+
     /// The flow is gone.
     pub(super) fn remove(&mut self, index: u32) {
         let Some(&place) = self.places.get(index as usize).filter(|&&place| place != ABSENT) else { return };
