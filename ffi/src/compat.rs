@@ -300,7 +300,7 @@ fn ipv4_number(address: SocketAddr) -> u32 {
 }
 
 /// Refuses a length before the bytes are touched: a program may pass one that its memory does not have.
-fn check_length(len: usize) -> Result<()> {
+pub(crate) fn check_length(len: usize) -> Result<()> {
     if len == 0 {
         return Err(Error::EmptyMessage);
     }

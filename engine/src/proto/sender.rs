@@ -237,7 +237,8 @@ impl Sender {
         }
         // One message may always be on its way, however large, once the application gave back all before it.
         open_messages == self.window_messages
-            || self.started_bytes + u64::from(self.messages[index].len) <= self.limit_units * WINDOW_UNIT
+            || self.started_bytes + u64::from(self.messages[index].len)
+                <= self.limit_units.saturating_mul(WINDOW_UNIT)
     }
 
     /// Forgets repetitions that became needless because a late acknowledgement came.
@@ -594,22 +595,28 @@ impl Sender {
     }
 
     /// Room came back at the peer: what is unacknowledged for longer than a round trip may be sent again now.
-    pub(super) fn on_nudge(&mut self, now: Instant, rtt: &Rtt) {
+    pub(super) fn on_nudge(&mut self, now: Instant, rtt: &Rtt) -> LostFlags {
         self.timeouts = 0;
+        let mut lost = LostFlags::default();
         let before = now.since(Instant::ZERO + rtt.least());
         for place in 0..self.packets.len() {
             let packet = self.packets[place];
-            if packet.state == State::InFlight && packet.at.since(Instant::ZERO) <= before {
+            // Room says nothing about the path.
+            let is_probe = matches!(packet.content, Content::Probe { .. });
+            if packet.state == State::InFlight && packet.at.since(Instant::ZERO) <= before && !is_probe {
                 // Not lost to the network: the window stays.
                 self.packets[place].state = State::Lost;
                 self.in_flight -= u64::from(packet.bytes);
                 self.eliciting -= 1;
+                lost.window |= packet.carried.window;
+                lost.nudge |= packet.carried.nudge;
                 if packet.carried.fin {
                     self.fin_in_flight = false;
                 }
                 self.repeat(packet.content);
             }
         }
+        lost
     }
 
     fn forget_settled(&mut self, now: Instant, rtt: &Rtt) {

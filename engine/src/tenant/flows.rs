@@ -81,6 +81,12 @@ impl Flow {
     pub fn unacknowledged(&self) -> u32 {
         self.sent.wrapping_sub(self.acknowledged)
     }
+
+    /// Whether the application may name it.
+    #[inline]
+    fn has_a_name(&self) -> bool {
+        self.used && !self.released && self.connecting.is_none()
+    }
 }
 
 /// The table.
@@ -148,13 +154,13 @@ impl Flows {
         u32::from(slot.0) | u32::from(self.slots[slot.index()].generation) << 16
     }
 
-    /// The flow that the application named, if there is one.
+    /// The flow that the application named, if there is one. It was never told the name of one that is still connecting.
     #[inline]
     #[expect(clippy::cast_possible_truncation, reason = "the two halves of a handle")]
     pub(super) fn resolve(&self, handle: u32) -> Result<FlowSlot, PeerFault> {
         let (slot, generation) = (handle as u16, (handle >> 16) as u16);
         match self.slots.get(usize::from(slot)) {
-            Some(flow) if flow.used && flow.generation == generation && !flow.released => Ok(FlowSlot(slot)),
+            Some(flow) if flow.generation == generation && flow.has_a_name() => Ok(FlowSlot(slot)),
             _ => Err(PeerFault::Flow),
         }
     }

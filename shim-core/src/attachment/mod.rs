@@ -8,7 +8,7 @@ pub use flow::Flow;
 pub(crate) use flow::Lent;
 pub use listener::{Listener, PendingConnect};
 
-use crate::channel::{Channel, ChannelInfo, Core, Ends, FlowId, Source, check_process};
+use crate::channel::{Channel, ChannelInfo, Core, Ends, FlowId, Source};
 use crate::error::{Error, Result};
 use crate::message::Message;
 use shared::{Interest, Shared};
@@ -268,7 +268,7 @@ impl Attachment {
     /// [`Error::EngineLost`], [`Error::SidecarBroken`], [`Error::TimedOut`] if the sidecar does not answer for 5 s,
     /// [`Error::Forked`].
     pub fn close(&self) -> Result<()> {
-        check_process()?;
+        self.shared.check_process()?;
         self.shared.close()
     }
 }
