@@ -49,6 +49,8 @@ pub(super) struct Receiver {
     told_bytes: u64,
     /// Limits have to be told with the next packet.
     pub(super) window_owed: bool,
+    /// The peer asked and may wait for the window: the next room that comes back is told at once.
+    peer_asks: bool,
     /// A nudge has to be sent.
     pub(super) nudge_owed: bool,
     /// Something was refused since the application last gave room back.
@@ -76,6 +78,7 @@ impl Receiver {
             told_messages: window.window_messages,
             told_bytes,
             window_owed: false,
+            peer_asks: false,
             nudge_owed: false,
             refused: false,
             fin: None,
@@ -269,6 +272,7 @@ impl Receiver {
         let urgent = matches!(data.body, Body::Ping { .. } | Body::Nudge) || data.fin.is_some();
         if urgent {
             self.window_owed = true;
+            self.peer_asks = true;
         }
         if urgent || !in_order || self.unacknowledged >= ACK_EVERY {
             self.ack_now = true;
@@ -290,8 +294,10 @@ impl Receiver {
         let messages_gain = self.limit_messages().wrapping_sub(self.told_messages);
         let bytes_gain =
             (self.returned_bytes + u64::from(self.window.window_bytes)).saturating_sub(self.told_bytes);
-        // Told when it is worth it: each half window.
-        if messages_gain >= self.window.window_messages.div_ceil(2)
+        // Told when it is worth it: each half window, or when the peer asked.
+        let asked = messages > 0 && core::mem::take(&mut self.peer_asks);
+        if asked
+            || messages_gain >= self.window.window_messages.div_ceil(2)
             || bytes_gain >= u64::from(self.window.window_bytes / 2).max(1)
         {
             self.window_owed = true;
