@@ -210,6 +210,11 @@ impl Sender {
         self.next = 0;
     }
 
+    /// The number of the first message that will never be sent, once we closed.
+    pub(super) fn fin(&self) -> Option<u32> {
+        self.fin
+    }
+
     /// The FIN to put into the next packet, if one is due.
     pub(super) fn fin_due(&self) -> Option<u32> {
         self.fin.filter(|_| !self.fin_in_flight && !self.fin_acked)
