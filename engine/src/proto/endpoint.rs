@@ -61,6 +61,10 @@ struct Remains {
     remote: ConnectionId,
     to: SocketAddr,
     next_number: u64,
+    /// Low half of the number of the first packet sent for the flow after its end.
+    farewell: u32,
+    /// Our FIN, if we closed: a peer that closed at the same time may not have it.
+    fin: Option<u32>,
     kind: RemainsKind,
 }
 
@@ -79,8 +83,18 @@ enum RemainsKind {
 enum Reply {
     SynAck(SynAck),
     Reject(Refusal),
-    Reset { refusal: Refusal, stateless: bool },
-    Ack { remote: ConnectionId, number: u32, largest: u32, run: u16 },
+    Reset {
+        refusal: Refusal,
+        stateless: bool,
+    },
+    /// The end of a flow that ended in order: what of the peer's is acknowledged (the highest, and how many below it), and
+    /// our FIN.
+    Farewell {
+        remote: ConnectionId,
+        number: u32,
+        acked: Option<(u32, u16)>,
+        fin: Option<u32>,
+    },
 }
 
 #[derive(Debug, Default)]
@@ -257,6 +271,8 @@ impl Endpoint {
             remote: confirm.client,
             to: datagram.from,
             next_number: u64::from(confirm.server_number) + 1,
+            farewell: confirm.server_number.wrapping_add(1),
+            fin: None,
             kind: RemainsKind::Reset(reason),
         };
         self.remember(now, data.id, remains);
@@ -405,19 +421,25 @@ impl Endpoint {
         let pings = matches!(data.body, header::Body::Ping { .. } | header::Body::Nudge);
         let carries_data = !pings && !matches!(data.body, header::Body::None);
         let asks = pings || carries_data || data.fin.is_some() || data.confirm.is_some();
+        // Who acknowledges what was sent after the end has our FIN too: two that closed must not answer each other for ever.
+        let knows = data.ack.is_some_and(|ack| ack.largest.wrapping_sub(remains.farewell).cast_signed() >= 0);
         match remains.kind {
+            RemainsKind::Closed if knows => {}
             RemainsKind::Reset(reason) if asks => self.reply_reset(now, datagram, data, reason),
-            RemainsKind::TookAll if asks => self.reply_late_ack(data, remains),
-            RemainsKind::Closed if asks && !carries_data => self.reply_late_ack(data, remains),
+            RemainsKind::TookAll if asks => self.reply_late(data, remains, Some(data.number)),
+            // Nobody took the data, so it is not acknowledged; but the peer may not know yet that we closed.
+            RemainsKind::Closed if carries_data => self.reply_late(data, remains, None),
+            RemainsKind::Closed if asks => self.reply_late(data, remains, Some(data.number)),
             _ => {}
         }
     }
 
-    fn reply_late_ack(&mut self, data: &Data<'_>, remains: &Remains) {
+    fn reply_late(&mut self, data: &Data<'_>, remains: &Remains, largest: Option<u32>) {
         let Some(kept) = self.remains.get_mut(&data.id.0) else { return };
         let number = low(kept.next_number);
         kept.next_number += 1;
-        let reply = Reply::Ack { remote: remains.remote, number, largest: data.number, run: 0 };
+        let acked = largest.map(|largest| (largest, 0));
+        let reply = Reply::Farewell { remote: remains.remote, number, acked, fin: remains.fin };
         self.reply(remains.to, reply);
     }
 
@@ -634,9 +656,13 @@ impl Endpoint {
                 self.events.push_back(event);
                 let kind = if flow.closing { RemainsKind::Closed } else { RemainsKind::TookAll };
                 let (largest, run) = flow.receiver.packets.first();
-                let (number, largest) = (low(next_number), low(largest));
-                let ack = Reply::Ack { remote: flow.remote, number, largest, run };
-                (kind, flow.receiver.has_fin().then_some(ack))
+                let farewell = Reply::Farewell {
+                    remote: flow.remote,
+                    number: low(next_number),
+                    acked: Some((low(largest), run)),
+                    fin: flow.sender.fin(),
+                };
+                (kind, flow.receiver.has_fin().then_some(farewell))
             }
             End::Reset { reason, tell } => {
                 self.counters.flows_reset += 1;
@@ -650,8 +676,16 @@ impl Endpoint {
                 (RemainsKind::Reset(reason), established.then_some(reset))
             }
         };
-        let (local, to) = (flow.local, flow.to);
-        let remains = Remains { remote: flow.remote, to, next_number: next_number + 1, kind };
+        let (local, to, fin) = (flow.local, flow.to, flow.sender.fin());
+        let farewell_number = low(next_number);
+        let remains = Remains {
+            remote: flow.remote,
+            to,
+            next_number: next_number + 1,
+            farewell: farewell_number,
+            fin,
+            kind,
+        };
         self.remove(index);
         if let Some(farewell) = farewell {
             self.reply(to, farewell);
@@ -765,9 +799,14 @@ impl Endpoint {
             }
             Reply::Reject(refusal) => self.emitter.reject(refusal),
             Reply::Reset { refusal, stateless } => self.emitter.reset(refusal, stateless),
-            Reply::Ack { remote, number, largest, run } => {
+            Reply::Farewell { remote, number, acked, fin } => {
                 self.emitter.start_data(remote, number);
-                self.emitter.ack(largest, run, 0, std::iter::empty());
+                if let Some((largest, run)) = acked {
+                    self.emitter.ack(largest, run, 0, std::iter::empty());
+                }
+                if let Some(fin) = fin {
+                    self.emitter.fin(fin);
+                }
             }
         }
         self.counters.datagrams_sent += 1;

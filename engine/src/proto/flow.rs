@@ -451,8 +451,17 @@ impl Flow {
             carried.eliciting = true;
             self.ping_owed = false;
             self.sender.probes_owed = 0;
+            return (Content::Nothing, Self::pad_ping(emitter));
         }
         (Content::Nothing, Made { body: Body::Empty, body_len: 0 })
+    }
+
+    /// A PING is as long as a RESET: a peer that was started again answers with nothing longer than what it hears.
+    fn pad_ping(emitter: &Emitter) -> Made {
+        match header::RESET_LEN.saturating_sub(emitter.as_bytes().len()) {
+            0 => Made { body: Body::Empty, body_len: 0 },
+            len => Made { body: Body::Padding { len: u32::try_from(len).unwrap_or(0) }, body_len: len },
+        }
     }
 
     fn make_probe(&mut self, emitter: &mut Emitter, size: u32, counters: &mut Counters) -> (Content, Made) {

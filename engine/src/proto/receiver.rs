@@ -51,6 +51,8 @@ pub(super) struct Receiver {
     pub(super) window_owed: bool,
     /// The last limits that were news may not have arrived.
     window_lost: bool,
+    /// The peer asked and may wait for the window: the next room that comes back is told at once.
+    peer_asks: bool,
     /// A nudge has to be sent.
     pub(super) nudge_owed: bool,
     /// Something was refused since the application last gave room back.
@@ -79,6 +81,7 @@ impl Receiver {
             told_bytes,
             window_owed: false,
             window_lost: false,
+            peer_asks: false,
             nudge_owed: false,
             refused: false,
             fin: None,
@@ -278,6 +281,7 @@ impl Receiver {
         let urgent = matches!(data.body, Body::Ping { .. } | Body::Nudge) || data.fin.is_some();
         if urgent {
             self.window_owed = true;
+            self.peer_asks = true;
         }
         if urgent || !in_order || self.unacknowledged >= ACK_EVERY {
             self.ack_now = true;
@@ -299,11 +303,13 @@ impl Receiver {
         let messages_gain = self.limit_messages().wrapping_sub(self.told_messages);
         let bytes_gain =
             (self.returned_bytes + u64::from(self.window.window_bytes)).saturating_sub(self.told_bytes);
-        // Told when it is worth it: each half window. Where the largest message needs more than half, also when the
-        // application has given everything back.
+        // Told when it is worth it: each half window, or when the peer asked. Where the largest message needs more than
+        // half, also when the application has given everything back.
+        let asked = messages > 0 && core::mem::take(&mut self.peer_asks);
         let is_tight = self.window.window_bytes / 2 < self.window.max_message;
         let all_back = super::seq::low(self.delivered) == self.returned_messages;
-        if messages_gain >= self.window.window_messages.div_ceil(2)
+        if asked
+            || messages_gain >= self.window.window_messages.div_ceil(2)
             || bytes_gain >= u64::from(self.window.window_bytes / 2).max(1)
             || (is_tight && all_back && bytes_gain >= WINDOW_UNIT)
         {

@@ -114,6 +114,8 @@ pub(super) struct Sender {
     loss_time: Option<Instant>,
     last_eliciting_at: Instant,
     pub(super) timeouts: u32,
+    /// How often the peer was asked for its window since it last opened.
+    window_probes: u32,
     /// Packets that may be sent beyond the congestion window because a timer fired.
     pub(super) probes_owed: u8,
     fin: Option<u32>,
@@ -149,6 +151,7 @@ impl Sender {
             loss_time: None,
             last_eliciting_at: Instant::ZERO,
             timeouts: 0,
+            window_probes: 0,
             probes_owed: 0,
             fin: None,
             fin_in_flight: false,
@@ -207,6 +210,11 @@ impl Sender {
         self.next = 0;
     }
 
+    /// The number of the first message that will never be sent, once we closed.
+    pub(super) fn fin(&self) -> Option<u32> {
+        self.fin
+    }
+
     /// The FIN to put into the next packet, if one is due.
     pub(super) fn fin_due(&self) -> Option<u32> {
         self.fin.filter(|_| !self.fin_in_flight && !self.fin_acked)
@@ -223,6 +231,9 @@ impl Sender {
         if units > self.limit_units {
             self.limit_units = units;
             opened = true;
+        }
+        if opened {
+            self.window_probes = 0;
         }
         opened
     }
@@ -645,7 +656,9 @@ impl Sender {
         let wait = if self.timeouts == 0 && self.eliciting > 0 {
             first
         } else {
-            first.max(config.min_rto).times(1 << self.timeouts.min(12)).min(MAX_TIMEOUT)
+            // The answer to a probe of the window ends the timeouts, but it is no reason to ask as often again.
+            let doublings = if self.eliciting > 0 { self.timeouts } else { self.window_probes };
+            first.max(config.min_rto).times(1 << doublings.min(12)).min(MAX_TIMEOUT)
         };
         Some(self.last_eliciting_at + wait)
     }
@@ -677,8 +690,13 @@ impl Sender {
         if self.probe_time(rtt, config).is_none_or(|time| time > now) {
             return lost;
         }
-        self.timeouts += 1;
         self.probes_owed = 1;
+        if self.eliciting == 0 {
+            self.window_probes += 1;
+            self.last_eliciting_at = now;
+            return lost;
+        }
+        self.timeouts += 1;
         // The next timeout counts from here, even if nothing can be sent.
         self.last_eliciting_at = now;
         if self.timeouts < GIVE_UP_TIMEOUTS {

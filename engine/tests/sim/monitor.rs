@@ -2,8 +2,8 @@
 //!
 //! The bounds, in virtual time:
 //! - a flow whose peer's end is gone ends within keepalive + dead-after + 2 s;
-//! - if the peer's host was started again, nothing is lost on the way and a message waits for its acknowledgement: within
-//!   twice the time that the host was away, plus 1 s;
+//! - if the peer's host was started again and nothing is lost on the way: within twice the time that the host was away,
+//!   plus 1 s, plus a keepalive interval if there is nothing to send;
 //! - a direction with undelivered messages (or a close to complete) over a connected network to a reading application makes
 //!   progress within 5 s, plus 20 times what the slowest link needs for all pending bytes, plus the length of the last
 //!   outage (retries back off that far), plus 15 s where more than a tenth of the datagrams is lost;
@@ -198,16 +198,16 @@ impl World {
         }
     }
 
-    /// Where nothing is lost, an end that has something to send learns of a restarted peer from its first retry after the
-    /// restart, and retries back off at most as far as the peer was away.
+    /// Where nothing is lost, an end learns of a restarted peer from its first retry or keepalive after the restart;
+    /// retries back off at most as far as the peer was away.
     fn restart_bound_ns(&mut self, place: Place, end: End) -> Option<u64> {
         let side = self.oracle.side(place);
         let waits = (side.sent.len() as u32) > side.acknowledged;
         let died_ns = self.oracle.side(place.peer()).since_ns;
         let connected_ns = self.connected_since_ns(place.connection)?;
-        let applies =
-            waits && end == End::HostDied && self.scenario.worst_loss() == 0 && connected_ns > died_ns;
-        applies.then(|| 2 * (connected_ns - died_ns) + SECOND)
+        let applies = end == End::HostDied && self.scenario.worst_loss() == 0 && connected_ns > died_ns;
+        let first_ns = if waits { 0 } else { self.scenario.keepalive_ns };
+        applies.then(|| first_ns + 2 * (connected_ns - died_ns) + SECOND)
     }
 
     fn check_statistics(&mut self, place: Place) {
