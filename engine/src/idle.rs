@@ -1,15 +1,18 @@
 //! How an engine waits when it finds nothing to do: as measured, neither burning a core nor stalling.
 //!
-//! The rule of `auto`: look on for about a thousand empty cycles if there are CPUs for all that spin; then yield, and watch
-//! how long each yield takes. A short one says that nobody else wants this CPU, one of some microseconds that others take
-//! turns here, so looking on only delays them; a long one that a CPU hog sits here, and the only way to be scheduled soon
-//! after a wake-up is to sleep. After some yields in vain sleep anyway. No clock here: times are arguments.
+//! The rule of `auto`: look on for about a thousand empty cycles if there are CPUs for all that spin; then yield. Watch how
+//! long each yield takes, and yield now and then while looking on for the same reason. A short one says that nobody else
+//! wants this CPU, one of some microseconds that others take turns here, so that looking on only delays them; a long one that
+//! a CPU hog sits here, and the only way to be scheduled soon after a wake-up is to sleep. After some yields in vain sleep
+//! anyway. No clock here: times are arguments.
 
 pub use crate::config::IdlePolicy;
 use crate::proto::time::Duration;
 
-/// Empty cycles before the first yield.
-const LOOKS: u32 = 1_000;
+/// Empty cycles before nothing but yields follow.
+const LOOKS: u32 = 1_024;
+/// Every so many of them there is a yield: who waits for this CPU, unknown to us, waits no longer.
+const LOOKS_PER_YIELD: u32 = 32;
 /// Yields in vain before sleeping.
 const YIELDS: u32 = 100;
 /// A yield that takes longer means that another thread ran on this CPU.
@@ -83,15 +86,23 @@ impl Idle {
             IdlePolicy::Yield => Step::Yield,
             IdlePolicy::Block => Step::Sleep,
             IdlePolicy::Auto if self.beside_hog > 0 => Step::Sleep,
-            IdlePolicy::Auto if self.may_spin && self.beside_others == 0 && self.looks < LOOKS => Step::Look,
+            IdlePolicy::Auto if self.is_looking() => {
+                if self.looks.is_multiple_of(LOOKS_PER_YIELD) { Step::Yield } else { Step::Look }
+            }
             IdlePolicy::Auto if self.yields < YIELDS => Step::Yield,
             IdlePolicy::Auto => Step::Sleep,
         }
     }
 
+    fn is_looking(&self) -> bool {
+        self.may_spin && self.beside_others == 0 && self.looks < LOOKS
+    }
+
     /// The CPU was given away and came back after `took`.
     pub fn yielded(&mut self, took: Duration) {
-        self.yields += 1;
+        if !self.is_looking() {
+            self.yields += 1;
+        }
         if took > HOG_RAN {
             self.beside_hog = IDLES_BESIDE_HOG;
         } else if took > OTHERS_RAN {
@@ -108,6 +119,9 @@ impl Idle {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    /// Looks and yields before a sleep where nobody else wants the CPU.
+    const ALL: (u32, u32) = (LOOKS - 1 - (LOOKS / LOOKS_PER_YIELD - 1), LOOKS / LOOKS_PER_YIELD - 1 + YIELDS);
 
     fn steps_until_sleep(idle: &mut Idle, yield_takes: Duration) -> (u32, u32) {
         let (mut looks, mut yields) = (0, 0);
@@ -128,7 +142,7 @@ mod tests {
     #[test]
     fn auto_looks_then_yields_then_sleeps_where_there_are_cpus() {
         let mut idle = Idle::new(IdlePolicy::Auto, 2, 2);
-        assert_eq!(steps_until_sleep(&mut idle, Duration::from_nanos(300)), (LOOKS - 1, YIELDS));
+        assert_eq!(steps_until_sleep(&mut idle, Duration::from_nanos(300)), ALL);
     }
 
     #[test]
@@ -140,17 +154,18 @@ mod tests {
     #[test]
     fn a_yield_that_takes_long_makes_auto_sleep_at_once_for_a_while_and_not_for_ever() {
         let mut idle = Idle::new(IdlePolicy::Auto, 1, 2);
-        assert_eq!(steps_until_sleep(&mut idle, Duration::from_millis(3)), (LOOKS - 1, 1));
+        assert_eq!(steps_until_sleep(&mut idle, Duration::from_millis(3)), (LOOKS_PER_YIELD - 1, 1));
         for _ in 1..IDLES_BESIDE_HOG {
             assert_eq!(steps_until_sleep(&mut idle, Duration::ZERO), (0, 0));
         }
-        assert_eq!(steps_until_sleep(&mut idle, Duration::ZERO), (LOOKS - 1, YIELDS));
+        assert_eq!(steps_until_sleep(&mut idle, Duration::ZERO), ALL);
     }
 
     #[test]
     fn others_on_the_cpu_end_the_spinning_but_not_the_yielding() {
         let mut idle = Idle::new(IdlePolicy::Auto, 1, 2);
-        steps_until_sleep(&mut idle, Duration::from_micros(10));
+        let first = steps_until_sleep(&mut idle, Duration::from_micros(10));
+        assert_eq!(first, (LOOKS_PER_YIELD - 1, 1 + YIELDS), "the first yield tells");
         assert_eq!(steps_until_sleep(&mut idle, Duration::from_micros(10)), (0, YIELDS));
     }
 

@@ -190,6 +190,7 @@ fn make_worker(
         keepalive: millis(config.keepalive_ms),
         dead_after: millis(config.dead_after_ms),
         max_outstanding: 32_768,
+        engines: u8::try_from(config.engines).unwrap_or(u8::MAX),
         ..crate::proto::Config::default()
     };
     let settings = worker::Settings {

@@ -1,4 +1,5 @@
 //! Applications of one sidecar talk to each other through it, without a network.
+#![allow(clippy::unwrap_used, reason = "helpers of tests, too")]
 
 mod common;
 

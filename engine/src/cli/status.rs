@@ -168,7 +168,10 @@ fn connections(engine: &EngineStatus) -> Table {
                 flow.local.to_string(),
                 flow.kind.clone(),
                 flow.state.clone(),
-                format!("{} us", text::three_digits(flow.srtt_ns as f64 / 1_000.0)),
+                match flow.srtt_ns {
+                    0 => "-".to_owned(),
+                    nanos => text::span(nanos),
+                },
                 flow.messages_sent.to_string(),
                 flow.messages_delivered.to_string(),
             ]);

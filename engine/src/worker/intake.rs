@@ -153,6 +153,7 @@ impl<D: Driver> Worker<D> {
         } else if !is_reachable(to.remote, own.is_ipv4()) {
             Err(NO_ROUTE)
         } else if to.remote.ip() == own {
+            self.notice_accepts(now, to.remote.port());
             self.host.connect_local(index, request, to);
             Ok(())
         } else {
@@ -160,6 +161,16 @@ impl<D: Driver> Worker<D> {
         };
         if let Err(reason) = outcome {
             self.host.at(index).tenant.refuse_connect(request, reason);
+            self.host.touch(index);
+        }
+    }
+
+    /// A listener whose backlog looks full may have accepted this very moment: its word is older than the connect.
+    fn notice_accepts(&mut self, now: Instant, port: u16) {
+        for index in self.host.full_listeners(port) {
+            if let Err(fault) = self.take_returned(now, index) {
+                self.host.fault(index, fault);
+            }
             self.host.touch(index);
         }
     }

@@ -74,7 +74,7 @@ impl Drop for TestSidecar {
 
 /// Bytes that differ by message and place.
 pub fn pattern(number: usize, len: usize) -> Vec<u8> {
-    (0..len).map(|at| (at.wrapping_mul(31) ^ number.wrapping_mul(131)) as u8).collect()
+    (0..len).map(|at| (at.wrapping_mul(31) ^ number.wrapping_mul(131)).to_le_bytes()[0]).collect()
 }
 
 /// Waits until `done` says so.
