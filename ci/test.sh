@@ -23,6 +23,9 @@ export SKIPPED_TESTS_LIST="$PWD/$logs/skipped-at-run-time"
 [ "${logs#/}" != "$logs" ] && SKIPPED_TESTS_LIST="$logs/skipped-at-run-time"
 
 # ---- the steps: cheapest first; each reuses what the ones before it built -----------------------------------------------
+#
+# Always --workspace, never -p: cargo chooses the features of dependencies by what it is asked to build, so that one package
+# alone would be built a second time, with everything below it.
 
 steps=(setup scripts fmt clippy docs deny tests doctests c-header loom hostile sim release)
 
@@ -64,15 +67,15 @@ step_c-header() { run_script ci/c-header.sh; }
 
 step_loom() {
     # Loom's atomics work only inside a model, so this build has its own folder and runs the models alone.
-    [ -e shim-core/tests/loom.rs ] || { skip "there is no shim-core/tests/loom.rs yet" && return; }
+    [ -e shim-core/src/shm/models.rs ] || { skip "there is no shim-core/src/shm/models.rs yet" && return; }
     RUSTFLAGS="--cfg loom" CARGO_TARGET_DIR="$target_dir/loom" \
-        cargo test --locked -p machnet-client --test loom
+        cargo test --locked -p machnet-client --lib loom
 }
 
 step_hostile() {
     [ -e engine/tests/hostile.rs ] || { skip "there is no engine/tests/hostile.rs yet" && return; }
     # The tests step ran a few rounds; these are the full number.
-    HOSTILE_ROUNDS="$hostile_rounds" cargo test --locked -p machnet-engine --test hostile -- --nocapture
+    HOSTILE_ROUNDS="$hostile_rounds" cargo test --locked --workspace --test hostile -- --nocapture
 }
 
 step_sim() { run_script ci/sim.sh "$sim_runs"; }
@@ -164,7 +167,7 @@ for step in "${steps[@]}"; do
         failures+=("$step: exit code $code; see $logs/$step.log")
         while read -r line; do
             failures+=("$step: $line")
-        done < <(sed -n 's/^test \(.*\) \.\.\. FAILED$/\1/p' "$logs/$step.log")
+        done < <(sed -n 's/^test \(.*\) \.\.\. FAILED.*$/\1/p' "$logs/$step.log")
         summary+=("FAILED   $step, $took")
     elif [ -e "$logs/$step.skip" ]; then
         skipped=$((skipped + 1))
