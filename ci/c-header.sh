@@ -10,8 +10,8 @@ case ${1:-} in
 *) echo "usage: ci/c-header.sh [--write]" >&2; exit 2 ;;
 esac
 # In this order: what was written is what gets compiled.
-cargo test --quiet -p machnet-ffi --test header
-cargo test --quiet -p machnet-ffi --test c_compiles
+cargo test --quiet --workspace --test header
+cargo test --quiet --workspace --test c_compiles
 if [ -n "${MACHNET_WRITE_HEADER:-}" ]; then
     git --no-pager diff --stat -- ffi/include || true # Outside a checkout there is nothing to compare with.
 fi

@@ -10,6 +10,7 @@
 #
 # Knobs: SIM_RUNS (seeds of the simulator), SIM_SEED (its first), HOSTILE_ROUNDS, CARGO_TARGET_DIR, CI_TOOLS_DIR.
 set -uo pipefail
+{ # Read whole before it runs, so that it may be edited meanwhile.
 cd "$(dirname "$0")/.."
 . ci/common.sh
 
@@ -18,11 +19,11 @@ hostile_rounds="${HOSTILE_ROUNDS:-10000}"
 
 logs="$target_dir/ci-logs"
 mkdir -p "$logs"
-# A test that finds at run time that it cannot run here appends a line "its_name: reason" to this file and passes.
-export SKIPPED_TESTS_LIST="$PWD/$logs/skipped-at-run-time"
-[ "${logs#/}" != "$logs" ] && SKIPPED_TESTS_LIST="$logs/skipped-at-run-time"
 
 # ---- the steps: cheapest first; each reuses what the ones before it built -----------------------------------------------
+#
+# Always --workspace, never -p: cargo chooses the features of dependencies by what it is asked to build, so that one package
+# alone would be built a second time, with everything below it.
 
 steps=(setup scripts fmt clippy docs deny tests doctests c-header loom hostile sim release)
 
@@ -56,7 +57,10 @@ step_deny() {
     "$cargo_deny" --workspace --locked check --hide-inclusion-graph "${checks[@]}"
 }
 
-step_tests() { cargo test --locked --workspace --no-fail-fast --lib --bins --tests --examples; }
+# The output of tests that pass goes to the log, where a line "SKIPPED: reason" tells that one could not run here.
+step_tests() {
+    cargo test --locked --workspace --no-fail-fast --lib --bins --tests --examples -- --show-output
+}
 
 step_doctests() { cargo test --locked --workspace --no-fail-fast --doc; }
 
@@ -64,15 +68,15 @@ step_c-header() { run_script ci/c-header.sh; }
 
 step_loom() {
     # Loom's atomics work only inside a model, so this build has its own folder and runs the models alone.
-    [ -e shim-core/tests/loom.rs ] || { skip "there is no shim-core/tests/loom.rs yet" && return; }
+    [ -e shim-core/src/shm/models.rs ] || { skip "there is no shim-core/src/shm/models.rs yet" && return; }
     RUSTFLAGS="--cfg loom" CARGO_TARGET_DIR="$target_dir/loom" \
-        cargo test --locked -p machnet-client --test loom
+        cargo test --locked -p machnet-client --lib loom
 }
 
 step_hostile() {
     [ -e engine/tests/hostile.rs ] || { skip "there is no engine/tests/hostile.rs yet" && return; }
     # The tests step ran a few rounds; these are the full number.
-    HOSTILE_ROUNDS="$hostile_rounds" cargo test --locked -p machnet-engine --test hostile -- --nocapture
+    HOSTILE_ROUNDS="$hostile_rounds" cargo test --locked --workspace --test hostile -- --nocapture
 }
 
 step_sim() { run_script ci/sim.sh "$sim_runs"; }
@@ -141,30 +145,44 @@ count_tests() {
     )
 }
 
+# What the tests that passed wrote is left out on the terminal; the log has it.
+without_successes() { awk '/^successes:$/ { quiet = 1 } /^(failures:|test result:)/ { quiet = 0 } !quiet { print; fflush() }'; }
+
+# "name: reason" for each test of a log that said at run time that it could not run, and for each that is marked ignored.
+skipped_at_run_time() {
+    awk '/^---- .* std(out|err) ----$/ { name = $2 } /^SKIPPED: / && name != "" { sub(/^SKIPPED: /, ""); print name ": " $0; name = "" }' "$1"
+}
+ignored_tests() {
+    sed -n 's/^test \(.*\) \.\.\. ignored\(, \)\?\(.*\)$/\1: \3/p' "$1" | sed 's/: $/: marked ignored without a reason/'
+}
+
 passed=0 failed=0 skipped=0
 summary=() failures=() skips=()
 rm -f "$logs/also-skipped"
-: >"$SKIPPED_TESTS_LIST"
 for step in "${steps[@]}"; do
     echo
     echo "==== $step"
     rm -f "$logs/$step.skip"
     began=$SECONDS
-    timeout --kill-after=10 "$(limit_of "$step")" ci/test.sh --one "$step" </dev/null 2>&1 | tee "$logs/$step.log"
+    timeout --kill-after=10 "$(limit_of "$step")" ci/test.sh --one "$step" </dev/null 2>&1 | tee "$logs/$step.log" | without_successes
     code=${PIPESTATUS[0]}
     took="$((SECONDS - began)) s"
     count_tests "$logs/$step.log"
     passed=$((passed + found_passed)) failed=$((failed + found_failed)) skipped=$((skipped + found_ignored))
     while read -r line; do
         skips+=("$step: $line")
-    done < <(sed -n 's/^test \(.*\) \.\.\. ignored\(, \)\?\(.*\)$/\1: \3/p' "$logs/$step.log" | sed 's/: $/: marked ignored without a reason/')
+    done < <(ignored_tests "$logs/$step.log")
+    while read -r line; do
+        passed=$((passed - 1)) skipped=$((skipped + 1))
+        skips+=("$step: $line")
+    done < <(skipped_at_run_time "$logs/$step.log")
     if [ "$code" != 0 ]; then
         [ "$found_failed" = 0 ] && failed=$((failed + 1))
         [ "$code" = 124 ] && echo "$step was ended after $(limit_of "$step") s"
         failures+=("$step: exit code $code; see $logs/$step.log")
         while read -r line; do
             failures+=("$step: $line")
-        done < <(sed -n 's/^test \(.*\) \.\.\. FAILED$/\1/p' "$logs/$step.log")
+        done < <(sed -n 's/^test \(.*\) \.\.\. FAILED.*$/\1/p' "$logs/$step.log")
         summary+=("FAILED   $step, $took")
     elif [ -e "$logs/$step.skip" ]; then
         skipped=$((skipped + 1))
@@ -178,10 +196,6 @@ for step in "${steps[@]}"; do
     echo "==== $step took $took"
 done
 
-while read -r line; do
-    passed=$((passed - 1)) skipped=$((skipped + 1))
-    skips+=("tests: $line")
-done < <(sort -u "$SKIPPED_TESTS_LIST")
 if [ -e "$logs/also-skipped" ]; then
     while read -r line; do
         skipped=$((skipped + 1))
@@ -196,3 +210,5 @@ printf '%s\n' "${summary[@]}"
 [ ${#skips[@]} -gt 0 ] && printf 'skipped: %s\n' "${skips[@]}"
 echo "$passed passed, $failed failed, $skipped skipped"
 [ "$failed" = 0 ]
+exit
+}

@@ -112,3 +112,27 @@ fn every_counter_that_is_named_exists() {
         }
     }
 }
+
+#[test]
+fn every_test_that_the_page_on_faults_names_exists() {
+    let root = Path::new(env!("CARGO_MANIFEST_DIR")).parent().expect("engine/ lies in the repository");
+    let mut tests = String::new();
+    for folder in ["engine/tests", "shim-core/tests"] {
+        for entry in fs::read_dir(root.join(folder)).expect("the folder of tests exists") {
+            let path = entry.expect("a folder entry is readable").path();
+            if path.extension().is_some_and(|ending| ending == "rs") {
+                tests.push_str(&fs::read_to_string(path).expect("a source file is text"));
+            }
+        }
+    }
+    let page = page("faults.md");
+    // A name of a test is a sentence: many words joined by underscores.
+    let named: Vec<&str> = page.split('`').filter(|name| name.matches('_').count() > 3).collect();
+    assert!(named.len() > 10, "{named:?}");
+    for name in named {
+        assert!(
+            tests.contains(&format!("fn {name}()")),
+            "docs/faults.md names {name}, and there is no such test"
+        );
+    }
+}
