@@ -87,7 +87,11 @@ impl Idle {
             IdlePolicy::Block => Step::Sleep,
             IdlePolicy::Auto if self.beside_hog > 0 => Step::Sleep,
             IdlePolicy::Auto if self.is_looking() => {
-                if self.looks.is_multiple_of(LOOKS_PER_YIELD) { Step::Yield } else { Step::Look }
+                if self.looks.is_multiple_of(LOOKS_PER_YIELD) {
+                    Step::Yield
+                } else {
+                    Step::Look
+                }
             }
             IdlePolicy::Auto if self.yields < YIELDS => Step::Yield,
             IdlePolicy::Auto => Step::Sleep,
