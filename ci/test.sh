@@ -40,7 +40,7 @@ step_scripts() {
 
 step_fmt() { cargo fmt --all -- --check; }
 
-step_clippy() { cargo clippy --locked --workspace --all-targets -- -D warnings; }
+step_clippy() { cargo clippy --locked --workspace --all-targets --keep-going -- -D warnings; }
 
 step_docs() { RUSTDOCFLAGS="-D warnings" cargo doc --locked --workspace --no-deps --lib; }
 

@@ -347,10 +347,12 @@ impl Host {
         assert!(link != Link::Ended, "a flow ends once");
         flow.blocked = false;
         seat.live_flows -= 1;
+        // Never another flow's route: the core may have given the place to a later one, of a neighbour.
         if let Link::Remote(flow) = link
-            && let Some(route) = self.routes.get_mut(flow.index() as usize)
+            && let Some(place) = self.routes.get_mut(flow.index() as usize)
+            && place.is_some_and(|route| route.flow == flow)
         {
-            *route = None;
+            *place = None;
         }
         if let Some(listener) = unaccepted {
             self.accepted(listener);
@@ -392,15 +394,17 @@ impl Host {
         }
     }
 
-    /// A listener is given up. Flows that it did not accept stay, for the caller to end.
-    pub fn unlisten(&mut self, id: u32) {
-        let Some(port) = self.listener_ports.remove(&id) else { return };
-        if let Some(list) = self.listeners.get_mut(&port) {
-            list.retain(|listener| listener.id != id);
-            if list.is_empty() {
-                self.listeners.remove(&port);
-            }
+    /// A listener is given up. Flows that it did not accept stay, for the caller to end: answers whose they are, if there
+    /// are any.
+    pub fn unlisten(&mut self, id: u32) -> Option<u32> {
+        let port = self.listener_ports.remove(&id)?;
+        let list = self.listeners.get_mut(&port)?;
+        let place = list.iter().position(|listener| listener.id == id)?;
+        let listener = list.remove(place);
+        if list.is_empty() {
+            self.listeners.remove(&port);
         }
+        (listener.waiting > 0).then_some(listener.tenant)
     }
 
     /// All listeners of a tenant are given up.
@@ -448,7 +452,9 @@ impl Host {
         for listener in list {
             let seat = self.look(listener.tenant);
             let takes_part = seat.fault.is_none() && seat.leaving.is_none();
-            if takes_part && listener.waiting < listener.backlog && seat.tenant.has_flow_room() {
+            // One that releases flows without reading of their end would be told of ever more.
+            let reads = !seat.tenant.has_too_many_events();
+            if takes_part && reads && listener.waiting < listener.backlog && seat.tenant.has_flow_room() {
                 return Ok((listener.tenant, listener.id));
             }
         }
@@ -571,9 +577,9 @@ impl Payload for Host {
         Ok(())
     }
 
-    fn reserve(&mut self, flow: FlowId, len: u32) -> Option<RxHandle> {
+    fn reserve(&mut self, flow: FlowId, len: u32, in_order: bool) -> Option<RxHandle> {
         let (index, slot, tenant) = self.taker(flow)?;
-        let room = tenant.reserve(slot, len).map(RxHandle);
+        let room = tenant.reserve(slot, len, in_order).map(RxHandle);
         if room.is_none() {
             self.counters.count(Counter::NoRoom);
             self.touch(index);

@@ -67,10 +67,10 @@ pub struct FlowStatus {
     pub peer: String,
     /// Our end.
     pub local: String,
-    /// Smoothed round-trip time in microseconds, 0 if not known.
-    pub srtt_us: u64,
-    /// Least round-trip time in microseconds, 0 if not known.
-    pub min_rtt_us: u64,
+    /// Smoothed round-trip time in nanoseconds, 0 if not known.
+    pub srtt_ns: u64,
+    /// Least round-trip time in nanoseconds, 0 if not known.
+    pub min_rtt_ns: u64,
     /// Messages taken from the application.
     pub messages_sent: u64,
     /// Messages of those that the peer has.

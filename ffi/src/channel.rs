@@ -5,7 +5,7 @@
     reason = "the comments are written for C: every pointer is valid or NULL"
 )]
 
-use std::ffi::c_char;
+use std::ffi::{c_char, c_void};
 use std::net::{IpAddr, SocketAddr};
 use std::os::fd::AsRawFd;
 use std::sync::Mutex;
@@ -18,7 +18,7 @@ use machnet_client::{
 
 use crate::boundary::{self, borrowed, hand_out, invalid, place, status, take_back, timeout, value};
 use crate::common::MachnetFlow_t;
-use crate::compat::{flow_of_arrival, known_flow};
+use crate::compat::{check_length, flow_of_arrival, known_flow};
 use crate::message::MessageHandle;
 use crate::status::{errno_of_code, text_of};
 
@@ -323,6 +323,30 @@ pub unsafe extern "C" fn machnet_channel_recv_loan(
         }
         place.put(hand_out(MessageHandle::from(arrival.message)));
         Ok(())
+    })
+}
+
+/// Sends one message on a flow made by `machnet_connect` or accepted by `machnet_listen`; waits at most `timeout_ms`
+/// milliseconds (negative: for ever) for credit. `flow` as for `machnet_send`: `src` is this side. Thread-safe.
+///
+/// Returns 0 when the message is accepted, which is not yet delivered; or MACHNET_STATUS_TIMED_OUT, UNKNOWN_FLOW, CLOSED,
+/// RESET, MESSAGE_TOO_LARGE, EMPTY_MESSAGE, ENGINE_LOST, FORKED or INVALID_ARGUMENT, and then nothing was sent.
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn machnet_channel_send(
+    channel: *const ChannelHandle,
+    flow: MachnetFlow_t,
+    buf: *const c_void,
+    len: usize,
+    timeout_ms: i32,
+) -> i32 {
+    status(|| {
+        // SAFETY: a handle of ours or NULL.
+        let channel = unsafe { borrowed(channel, "channel is NULL") }?;
+        check_length(len)?;
+        // SAFETY: C has `len` bytes there, or it is NULL.
+        let message = unsafe { boundary::bytes_in(buf, len) }?;
+        let id = known_flow(channel, flow)?;
+        channel.attachment.send_to(id, message, timeout(timeout_ms))
     })
 }
 

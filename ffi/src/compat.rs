@@ -288,7 +288,7 @@ pub(crate) fn known_flow(channel: &ChannelHandle, flow: MachnetFlow) -> Result<F
     let address = |ip, port| SocketAddr::V4(SocketAddrV4::new(Ipv4Addr::from_bits(ip), port));
     let local = address(flow.src_ip, flow.src_port);
     let peer = address(flow.dst_ip, flow.dst_port);
-    channel.attachment.find_flow(peer, local).ok_or(Error::UnknownFlow)
+    channel.attachment.find_flow(peer, local)
 }
 
 /// 0 for an IPv6 address, which the compatible struct cannot hold and the compatible calls cannot make.
@@ -300,7 +300,7 @@ fn ipv4_number(address: SocketAddr) -> u32 {
 }
 
 /// Refuses a length before the bytes are touched: a program may pass one that its memory does not have.
-fn check_length(len: usize) -> Result<()> {
+pub(crate) fn check_length(len: usize) -> Result<()> {
     if len == 0 {
         return Err(Error::EmptyMessage);
     }

@@ -7,7 +7,8 @@ use crate::options::{AttachOptions, socket_candidates};
 use crate::shm::Geometry;
 use crate::shm::atomic::Ordering;
 use crate::shm::layout::MAGIC;
-use crate::shm::region::{Mapping, Read, Write, fork};
+use crate::shm::region::fork::Generation;
+use crate::shm::region::{Mapping, Read, Write};
 use crate::shm::ring::{Memory, WritableMemory};
 use crate::socket::{Record, Seqpacket};
 use std::io;
@@ -27,16 +28,21 @@ const MOST_STALE_REPLIES: u32 = 1024;
 #[derive(Debug)]
 pub(crate) struct Control {
     socket: Arc<Seqpacket>,
+    generation: Generation,
     next_request: u32,
     detached: bool,
 }
 
 /// Attaches to the first socket that answers.
 pub(crate) fn attach(options: AttachOptions) -> Result<Channel> {
-    fork::is_original(); // From here on a forked child is told apart.
     let (socket, path) = connect(&options)?;
     socket.set_receive_timeout(REPLY_TIMEOUT_MS)?;
-    let mut control = Control { socket: Arc::new(socket), next_request: 1, detached: true };
+    let mut control = Control {
+        socket: Arc::new(socket),
+        generation: Generation::current(),
+        next_request: 1,
+        detached: true,
+    };
     let hello = Request::Hello {
         versions: (OLDEST_VERSION, VERSION),
         geometry: options.geometry,
@@ -223,7 +229,7 @@ impl Unlistener {
 
 impl Drop for Control {
     fn drop(&mut self) {
-        if !self.detached && fork::is_original() && self.socket.set_nonblocking(true).is_ok() {
+        if !self.detached && self.generation.is_current() && self.socket.set_nonblocking(true).is_ok() {
             let _ = self.send(&Request::Detach); // If it cannot go, the end of the connection says the same.
         }
     }

@@ -6,7 +6,7 @@ use crate::error::Result;
 use crate::shm::Geometry;
 use crate::shm::atomic::{AtomicU64, Ordering};
 use crate::shm::layout::INLINE_BYTES;
-use crate::shm::region::{Lease, fork};
+use crate::shm::region::Lease;
 use std::sync::{Arc, Mutex, OnceLock, PoisonError, Weak};
 
 /// Somebody who can tell the engine of returned loans at once.
@@ -84,7 +84,7 @@ struct Lending {
 
 impl Drop for Lending {
     fn drop(&mut self) {
-        if fork::is_original() {
+        if self.lease.is_ours() {
             self.returns.put(self.token, self.lease.len());
         }
     }
@@ -212,9 +212,7 @@ impl std::ops::DerefMut for TxLoan {
 
 impl Drop for TxLoan {
     fn drop(&mut self) {
-        if let Some(room) = self.room.take()
-            && fork::is_original()
-        {
+        if let Some(room) = self.room.take() {
             self.lent.give_back(room);
         }
     }

@@ -225,7 +225,22 @@ impl SeqpacketListener {
         check(unsafe { libc::bind(socket.as_raw_fd(), (&raw const address).cast(), length) })?;
         // SAFETY: no pointers.
         check(unsafe { libc::listen(socket.as_raw_fd(), 1024) })?;
-        Ok(Self(socket))
+        let listener = Self(socket);
+        listener.refuse_descriptors();
+        Ok(listener)
+    }
+
+    /// Lets the kernel refuse descriptors that a client sends (Linux 6.16, inherited by accepted sockets; ignored before).
+    /// Closing a stranger's descriptor may block: a TCP socket that lingers, a file of a file system in user space.
+    fn refuse_descriptors(&self) {
+        const SO_PASSRIGHTS: libc::c_int = 83;
+        let off: libc::c_int = 0;
+        let size = libc::socklen_t::try_from(mem::size_of_val(&off)).unwrap_or(0);
+        // SAFETY: `off` is valid for `size` bytes during the call.
+        unsafe {
+            let value = (&raw const off).cast();
+            libc::setsockopt(self.0.as_raw_fd(), libc::SOL_SOCKET, SO_PASSRIGHTS, value, size)
+        };
     }
 
     /// Takes the next connection; the new socket is non-blocking if `nonblocking`.

@@ -240,7 +240,7 @@ fn flows_in_channel_mode_share_one_queue_in_order_of_arrival() {
     sidecar.until("it was echoed", |engine| engine.out == 1);
     let ends = (connected.peer_addr(), connected.local_addr());
     let connected = connected.into_channel_mode().unwrap();
-    assert_eq!(attachment.find_flow(ends.0, ends.1), Some(connected));
+    assert_eq!(attachment.find_flow(ends.0, ends.1).unwrap(), connected);
     let one = attachment.recv_any(Some(LONG)).unwrap();
     assert_eq!((&*one.message, one.flow, one.peer), (&b"one"[..], connected, ends.0));
     sidecar.with(|engine| {
@@ -265,7 +265,8 @@ fn flows_in_channel_mode_share_one_queue_in_order_of_arrival() {
     assert_eq!((&*last.message, last.flow), (&b"c"[..], first.flow));
     // The ended flow goes with its last message; the others live on.
     assert!(matches!(attachment.try_send_to(first.flow, b"x"), Err(Error::UnknownFlow)));
-    assert_eq!(attachment.find_flow(first.peer, first.local), None);
+    assert!(matches!(attachment.find_flow(first.peer, first.local), Err(Error::Closed)));
+    assert!(matches!(attachment.find_flow(first.local, first.peer), Err(Error::UnknownFlow)));
     attachment.close_flow(second).unwrap();
     attachment.send_to(connected, b"still here", Some(LONG)).unwrap();
     assert_eq!(*attachment.recv_any(Some(LONG)).unwrap().message, *b"still here");

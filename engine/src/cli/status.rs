@@ -168,9 +168,9 @@ fn connections(engine: &EngineStatus) -> Table {
                 flow.local.to_string(),
                 flow.kind.clone(),
                 flow.state.clone(),
-                match flow.srtt_us {
+                match flow.srtt_ns {
                     0 => "-".to_owned(),
-                    micros => text::span(micros * 1000),
+                    nanos => text::span(nanos),
                 },
                 flow.messages_sent.to_string(),
                 flow.messages_delivered.to_string(),

@@ -82,6 +82,25 @@ pub(crate) fn die_with_parent(command: &mut Command) {
     unsafe { command.pre_exec(in_child) };
 }
 
+/// Processor time that this process and its children that have ended used so far.
+pub(crate) fn processor_time_of_family() -> Duration {
+    let mut total = Duration::ZERO;
+    for whose in [libc::RUSAGE_SELF, libc::RUSAGE_CHILDREN] {
+        // SAFETY: all zeros is a valid rusage, and the call fills it in.
+        let usage = unsafe {
+            let mut usage: libc::rusage = std::mem::zeroed();
+            libc::getrusage(whose, &raw mut usage);
+            usage
+        };
+        for time in [usage.ru_utime, usage.ru_stime] {
+            let seconds = u64::try_from(time.tv_sec).unwrap_or(0);
+            total += Duration::from_secs(seconds)
+                + Duration::from_micros(u64::try_from(time.tv_usec).unwrap_or(0));
+        }
+    }
+    total
+}
+
 /// Whether there is a process of that number.
 pub(crate) fn process_exists(pid: u32) -> bool {
     let Ok(pid) = libc::pid_t::try_from(pid) else { return false };

@@ -285,7 +285,7 @@ impl Controller {
             let Some(connection) = self.connection(place) else { return };
             match connection.socket.receive() {
                 Ok(record) if record.bytes.is_empty() => return self.hang_up(place),
-                Ok(record) => self.handle_record(place, &record.bytes),
+                Ok(record) => self.handle_record(place, &record),
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => break,
                 Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
                 Err(error) => {

@@ -9,6 +9,7 @@ use crate::status::{EngineStatus, Status};
 use crate::tenant::Identity;
 use machnet_client::control::{ANY_ENGINE, DoorbellKind, FailureCode, MAX_TEXT, Reply, Request};
 use machnet_client::shm::Geometry;
+use machnet_client::socket::Record;
 use std::net::SocketAddr;
 use std::os::fd::AsFd;
 
@@ -24,10 +25,14 @@ const MAX_GATHERINGS: usize = 64;
 type Refusal = (FailureCode, String);
 
 impl Controller {
-    pub(super) fn handle_record(&mut self, place: usize, record: &[u8]) {
-        let Ok(request) = Request::decode(record) else {
-            self.counts.malformed_records += 1;
-            return self.hang_up(place);
+    pub(super) fn handle_record(&mut self, place: usize, record: &Record) {
+        // No request comes with descriptors; whoever sends some wants us to have them, and to be there when they are closed.
+        let request = match Request::decode(&record.bytes) {
+            Ok(request) if record.descriptors.is_empty() => request,
+            _ => {
+                self.counts.malformed_records += 1;
+                return self.hang_up(place);
+            }
         };
         let Some(connection) = self.connection(place) else { return };
         let channel = match connection.state {
@@ -35,6 +40,11 @@ impl Controller {
             _ => None,
         };
         match (request, channel) {
+            // Not twice: each Welcome that is not taken holds four descriptors of ours in flight.
+            (Request::Hello { .. }, None) if !matches!(connection.state, State::Fresh { .. }) => {
+                self.counts.malformed_records += 1;
+                self.hang_up(place);
+            }
             (Request::Hello { versions, geometry, doorbell, engine, name }, None) => {
                 let result = self.hello(place, versions, geometry, doorbell, engine, &name);
                 if let Err((code, text)) = result {

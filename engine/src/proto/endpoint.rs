@@ -80,7 +80,7 @@ enum Reply {
     SynAck(SynAck),
     Reject(Refusal),
     Reset { refusal: Refusal, stateless: bool },
-    Ack { remote: ConnectionId, number: u32, largest: u32 },
+    Ack { remote: ConnectionId, number: u32, largest: u32, run: u16 },
 }
 
 #[derive(Debug, Default)]
@@ -224,7 +224,7 @@ impl Endpoint {
         payload: &mut impl Payload,
     ) -> Option<u32> {
         if !self.has_room() {
-            self.reply_reset(now, datagram, data, Reason::TooManyFlows);
+            self.decline(now, datagram, data, confirm, Reason::TooManyFlows);
             return None;
         }
         let id = self.reserve_slot();
@@ -232,7 +232,7 @@ impl Endpoint {
         let limits = Limits::from_wire(confirm.client_limits);
         if let Err(reason) = payload.accept(id, confirm.port, from, limits) {
             self.free_slot(id.index());
-            self.reply_reset(now, datagram, data, reason);
+            self.decline(now, datagram, data, confirm, reason);
             return None;
         }
         self.counters.accepted += 1;
@@ -241,6 +241,26 @@ impl Endpoint {
         self.by_id.insert(data.id.0, id.index());
         self.slots[id.index() as usize].flow = Some(Box::new(flow));
         Some(id.index())
+    }
+
+    /// A confirmed connection is not taken. It is remembered as reset, because every packet of the client's first flight
+    /// carries the proof, and a later one must not make the flow that an earlier one was refused.
+    fn decline(
+        &mut self,
+        now: Instant,
+        datagram: &Datagram<'_>,
+        data: &Data<'_>,
+        confirm: &Confirm,
+        reason: Reason,
+    ) {
+        let remains = Remains {
+            remote: confirm.client,
+            to: datagram.from,
+            next_number: u64::from(confirm.server_number) + 1,
+            kind: RemainsKind::Reset(reason),
+        };
+        self.remember(now, data.id, remains);
+        self.reply_reset(now, datagram, data, reason);
     }
 
     fn has_room(&self) -> bool {
@@ -397,7 +417,7 @@ impl Endpoint {
         let Some(kept) = self.remains.get_mut(&data.id.0) else { return };
         let number = low(kept.next_number);
         kept.next_number += 1;
-        let reply = Reply::Ack { remote: remains.remote, number, largest: data.number };
+        let reply = Reply::Ack { remote: remains.remote, number, largest: data.number, run: 0 };
         self.reply(remains.to, reply);
     }
 
@@ -428,12 +448,8 @@ impl Endpoint {
 
     /// Call when `poll_timeout` has passed.
     pub fn handle_timeout(&mut self, now: Instant, payload: &mut impl Payload) {
-        while let Some((index, generation)) = self.timers.pop_due(now) {
-            let slot = &mut self.slots[index as usize];
-            if slot.generation != generation {
-                continue;
-            }
-            let Some(flow) = slot.flow.as_deref_mut() else { continue };
+        while let Some(index) = self.timers.pop_due(now) {
+            let Some(flow) = self.slots[index as usize].flow.as_deref_mut() else { continue };
             flow.wake_at = Instant::FAR_FUTURE;
             if let Some(connecting) = &flow.connecting {
                 if connecting.deadline <= now {
@@ -595,7 +611,7 @@ impl Endpoint {
         let at = flow.timeout(&self.config).max(now + LEAST_WAIT);
         if at < flow.wake_at {
             flow.wake_at = at;
-            self.timers.push(at, index, flow.id.generation());
+            self.timers.set(at, index);
         }
     }
 
@@ -617,8 +633,9 @@ impl Endpoint {
                 };
                 self.events.push_back(event);
                 let kind = if flow.closing { RemainsKind::Closed } else { RemainsKind::TookAll };
-                let (largest, _) = flow.receiver.packets.first();
-                let ack = Reply::Ack { remote: flow.remote, number: low(next_number), largest: low(largest) };
+                let (largest, run) = flow.receiver.packets.first();
+                let (number, largest) = (low(next_number), low(largest));
+                let ack = Reply::Ack { remote: flow.remote, number, largest, run };
                 (kind, flow.receiver.has_fin().then_some(ack))
             }
             End::Reset { reason, tell } => {
@@ -646,6 +663,7 @@ impl Endpoint {
 
     fn remove(&mut self, index: u32) {
         if let Some(flow) = self.slots[index as usize].flow.take() {
+            self.timers.remove(index);
             self.by_id.remove(&flow.local.0);
             if self.by_remote.get(&(flow.to, flow.remote)) == Some(&index) {
                 self.by_remote.remove(&(flow.to, flow.remote));
@@ -747,9 +765,9 @@ impl Endpoint {
             }
             Reply::Reject(refusal) => self.emitter.reject(refusal),
             Reply::Reset { refusal, stateless } => self.emitter.reset(refusal, stateless),
-            Reply::Ack { remote, number, largest } => {
+            Reply::Ack { remote, number, largest, run } => {
                 self.emitter.start_data(remote, number);
-                self.emitter.ack(largest, 0, 0, std::iter::empty());
+                self.emitter.ack(largest, run, 0, std::iter::empty());
             }
         }
         self.counters.datagrams_sent += 1;
@@ -779,6 +797,12 @@ impl Endpoint {
     #[inline]
     pub fn poll_timeout(&self) -> Option<Instant> {
         self.timers.next()
+    }
+
+    /// How many wake-ups are kept, for tests.
+    #[cfg(test)]
+    pub(super) fn wake_ups(&self) -> usize {
+        self.timers.len()
     }
 
     /// How many flows there are.

@@ -230,7 +230,8 @@ impl Flow {
             self.sender.timeouts = 0;
         }
         if matches!(data.body, header::Body::Nudge) {
-            self.sender.on_nudge(now, &self.rtt);
+            let lost = self.sender.on_nudge(now, &self.rtt);
+            self.on_lost(lost);
         }
         self.on_content(now, number, data, config, counters, payload)
     }
@@ -270,7 +271,9 @@ impl Flow {
     }
 
     fn on_lost(&mut self, lost: LostFlags) {
-        self.receiver.window_owed |= lost.window;
+        if lost.window {
+            self.receiver.on_window_lost();
+        }
         self.receiver.nudge_owed |= lost.nudge;
     }
 
@@ -339,8 +342,8 @@ impl Flow {
     }
 
     fn keepalive_at(&self, config: &Config) -> Instant {
-        if self.receiver.has_fin() {
-            return Instant::FAR_FUTURE; // The peer is gone in order; our application has still to read.
+        if self.receiver.has_everything() {
+            return Instant::FAR_FUTURE; // The peer may be gone in order; our application has still to read.
         }
         self.last_heard.max(self.last_sent) + config.keepalive
     }

@@ -49,6 +49,8 @@ pub(super) struct Receiver {
     told_bytes: u64,
     /// Limits have to be told with the next packet.
     pub(super) window_owed: bool,
+    /// The last limits that were news may not have arrived.
+    window_lost: bool,
     /// A nudge has to be sent.
     pub(super) nudge_owed: bool,
     /// Something was refused since the application last gave room back.
@@ -76,6 +78,7 @@ impl Receiver {
             told_messages: window.window_messages,
             told_bytes,
             window_owed: false,
+            window_lost: false,
             nudge_owed: false,
             refused: false,
             fin: None,
@@ -91,6 +94,12 @@ impl Receiver {
     /// The peer closed.
     pub(super) fn has_fin(&self) -> bool {
         self.fin.is_some()
+    }
+
+    /// The peer closed and everything it sent is here, though perhaps not delivered.
+    pub(super) fn has_everything(&self) -> bool {
+        self.fin.is_some_and(|fin| fin.wrapping_sub(self.next) as usize == self.waiting.len())
+            && self.waiting.iter().all(|entry| entry.as_ref().is_some_and(|it| it.there.is_whole(it.len)))
     }
 
     /// The peer closes: no message from `number` on. `false`: that contradicts what was received.
@@ -191,7 +200,11 @@ impl Receiver {
         }
         let place = ahead as usize;
         if self.waiting.get(place).is_none_or(Option::is_none) {
-            let Some(handle) = payload.reserve(flow, total) else { return self.refuse(counters) };
+            let in_order =
+                self.waiting.len() >= place && self.waiting.iter().take(place).all(Option::is_some);
+            let Some(handle) = payload.reserve(flow, total, in_order) else {
+                return self.refuse(counters);
+            };
             while self.waiting.len() <= place {
                 self.waiting.push_back(None);
             }
@@ -286,9 +299,13 @@ impl Receiver {
         let messages_gain = self.limit_messages().wrapping_sub(self.told_messages);
         let bytes_gain =
             (self.returned_bytes + u64::from(self.window.window_bytes)).saturating_sub(self.told_bytes);
-        // Told when it is worth it: each half window.
+        // Told when it is worth it: each half window. Where the largest message needs more than half, also when the
+        // application has given everything back.
+        let is_tight = self.window.window_bytes / 2 < self.window.max_message;
+        let all_back = super::seq::low(self.delivered) == self.returned_messages;
         if messages_gain >= self.window.window_messages.div_ceil(2)
             || bytes_gain >= u64::from(self.window.window_bytes / 2).max(1)
+            || (is_tight && all_back && bytes_gain >= WINDOW_UNIT)
         {
             self.window_owed = true;
         }
@@ -298,10 +315,17 @@ impl Receiver {
         self.returned_messages.wrapping_add(self.window.window_messages)
     }
 
+    /// A packet that told limits was lost: they are news again.
+    pub(super) fn on_window_lost(&mut self) {
+        (self.window_owed, self.window_lost) = (true, true);
+    }
+
     /// Whether the limits to tell are news.
     pub(super) fn window_is_news(&self) -> bool {
         let bytes = self.returned_bytes + u64::from(self.window.window_bytes);
-        self.limit_messages() != self.told_messages || bytes >= self.told_bytes + WINDOW_UNIT
+        self.window_lost
+            || self.limit_messages() != self.told_messages
+            || bytes >= self.told_bytes + WINDOW_UNIT
     }
 
     /// Whether a packet should go out for an acknowledgement alone.
@@ -338,7 +362,7 @@ impl Receiver {
             return false;
         }
         let news = self.window_is_news();
-        self.window_owed = false;
+        (self.window_owed, self.window_lost) = (false, false);
         self.told_messages = self.limit_messages();
         let units = (self.returned_bytes + u64::from(self.window.window_bytes)) / WINDOW_UNIT;
         self.told_bytes = units * WINDOW_UNIT;

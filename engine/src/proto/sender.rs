@@ -106,6 +106,8 @@ pub(super) struct Sender {
     eliciting: u32,
     started_bytes: u64,
     limit_messages: u32,
+    /// The peer's window in messages: what `limit_messages` was before the peer's application gave anything back.
+    window_messages: u32,
     limit_units: u64,
     largest_acked: u64,
     reorder_packets: u64,
@@ -140,6 +142,7 @@ impl Sender {
             eliciting: 0,
             started_bytes: 0,
             limit_messages,
+            window_messages: limit_messages,
             limit_units: u64::from(limit_bytes) / WINDOW_UNIT,
             largest_acked: first_packet - 1,
             reorder_packets: REORDER_PACKETS,
@@ -228,12 +231,14 @@ impl Sender {
     #[inline]
     fn may_start(&self, index: usize) -> bool {
         let number = self.base.wrapping_add(u32::try_from(index).unwrap_or(u32::MAX));
-        if self.limit_messages.wrapping_sub(number).cast_signed() <= 0 {
+        let open_messages = self.limit_messages.wrapping_sub(number);
+        if open_messages.cast_signed() <= 0 {
             return false;
         }
-        // One message may always be on its way, however large.
-        index == 0
-            || self.started_bytes + u64::from(self.messages[index].len) <= self.limit_units * WINDOW_UNIT
+        // One message may always be on its way, however large, once the application gave back all before it.
+        open_messages == self.window_messages
+            || self.started_bytes + u64::from(self.messages[index].len)
+                <= self.limit_units.saturating_mul(WINDOW_UNIT)
     }
 
     /// Forgets repetitions that became needless because a late acknowledgement came.
@@ -590,22 +595,28 @@ impl Sender {
     }
 
     /// Room came back at the peer: what is unacknowledged for longer than a round trip may be sent again now.
-    pub(super) fn on_nudge(&mut self, now: Instant, rtt: &Rtt) {
+    pub(super) fn on_nudge(&mut self, now: Instant, rtt: &Rtt) -> LostFlags {
         self.timeouts = 0;
+        let mut lost = LostFlags::default();
         let before = now.since(Instant::ZERO + rtt.least());
         for place in 0..self.packets.len() {
             let packet = self.packets[place];
-            if packet.state == State::InFlight && packet.at.since(Instant::ZERO) <= before {
+            // Room says nothing about the path.
+            let is_probe = matches!(packet.content, Content::Probe { .. });
+            if packet.state == State::InFlight && packet.at.since(Instant::ZERO) <= before && !is_probe {
                 // Not lost to the network: the window stays.
                 self.packets[place].state = State::Lost;
                 self.in_flight -= u64::from(packet.bytes);
                 self.eliciting -= 1;
+                lost.window |= packet.carried.window;
+                lost.nudge |= packet.carried.nudge;
                 if packet.carried.fin {
                     self.fin_in_flight = false;
                 }
                 self.repeat(packet.content);
             }
         }
+        lost
     }
 
     fn forget_settled(&mut self, now: Instant, rtt: &Rtt) {

@@ -1,14 +1,15 @@
 //! Numbers that wrap on the wire and do not in the core.
 
-/// The full number nearest to `near` whose low half is `low`.
+/// The full number nearest to `near` whose low half is `low`. There are none below zero: a peer that names one means a
+/// number that is far ahead, which no caller believes.
 #[inline]
 #[expect(clippy::cast_possible_truncation, reason = "the low half is compared")]
 pub(super) fn expand(low: u32, near: u64) -> u64 {
     let ahead = low.wrapping_sub(near as u32);
     if ahead < 1 << 31 {
-        near.wrapping_add(u64::from(ahead))
+        near.saturating_add(u64::from(ahead))
     } else {
-        near.wrapping_sub(u64::from(ahead.wrapping_neg()))
+        near.checked_sub(u64::from(ahead.wrapping_neg())).unwrap_or(near.saturating_add(u64::from(ahead)))
     }
 }
 
@@ -30,5 +31,11 @@ mod tests {
             let number = near.checked_add_signed(delta).unwrap();
             assert_eq!(expand(low(number), near), number, "delta {delta}");
         }
+    }
+    #[test]
+    fn there_are_no_numbers_below_zero() {
+        assert_eq!(expand(u32::MAX, 5), u64::from(u32::MAX));
+        assert_eq!(expand(u32::MAX, 1 << 32), u64::from(u32::MAX));
+        assert_eq!(expand(4, 5), 4);
     }
 }

@@ -28,7 +28,7 @@ impl Payload for App {
         self.accepted.push((flow, from));
         Ok(())
     }
-    fn reserve(&mut self, _: FlowId, len: u32) -> Option<RxHandle> {
+    fn reserve(&mut self, _: FlowId, len: u32, _in_order: bool) -> Option<RxHandle> {
         if self.refuse {
             return None;
         }
@@ -257,7 +257,11 @@ fn every_single_loss_of_a_short_conversation_is_repaired() {
         net.run(Duration::from_millis(300), |index, _, _| index == lost);
         assert_eq!(net.hosts[1].app.delivered.len(), 20, "datagram {lost} lost");
         assert_eq!(net.hosts[0].app.delivered.len(), 20, "datagram {lost} lost");
-        assert_eq!(net.hosts[0].events.last(), Some(&Event::Finished { flow: client }), "datagram {lost} lost");
+        assert_eq!(
+            net.hosts[0].events.last(),
+            Some(&Event::Finished { flow: client }),
+            "datagram {lost} lost"
+        );
         assert!(
             matches!(net.hosts[1].events.last(), Some(Event::Closed { unacknowledged: 0, .. })),
             "datagram {lost} lost: {:?}",
@@ -366,7 +370,11 @@ fn the_path_size_is_found_for_equal_and_unequal_peers_and_narrow_paths() {
             host.endpoint.handle_room(net.now, flow, 1, 200_000, &mut host.app);
         }
         assert_eq!(net.hosts[1].app.delivered.len(), 12);
-        assert_eq!(net.hosts[0].endpoint.stats(client).unwrap().datagram_size, expected, "{ours} {theirs} {path}");
+        assert_eq!(
+            net.hosts[0].endpoint.stats(client).unwrap().datagram_size,
+            expected,
+            "{ours} {theirs} {path}"
+        );
     }
 }
 
@@ -416,7 +424,11 @@ fn both_ends_may_close_at_once() {
     }
     net.quietly(Duration::from_secs(1));
     for host in &net.hosts {
-        assert!(matches!(host.events.last(), Some(Event::Closed { .. } | Event::Finished { .. })), "{:?}", host.events);
+        assert!(
+            matches!(host.events.last(), Some(Event::Closed { .. } | Event::Finished { .. })),
+            "{:?}",
+            host.events
+        );
         assert_eq!(host.endpoint.flows(), 0);
         assert!(host.app.room.is_empty());
     }
@@ -433,4 +445,79 @@ fn many_small_messages_share_datagrams() {
     net.quietly(Duration::from_millis(5));
     assert_eq!(net.hosts[1].app.delivered.len(), 60);
     assert!(net.sent - before < 12, "{} datagrams", net.sent - before);
+}
+
+#[test]
+fn wake_ups_do_not_pile_up_however_long_a_flow_talks() {
+    let mut net = Net::new();
+    let (client, server) = net.open();
+    let mut most = 0;
+    for message in 0..30_000 {
+        let now = net.now;
+        net.hosts[0].send(now, client, message, pattern(64, 0));
+        net.quietly(Duration::from_millis(1));
+        let host = &mut net.hosts[1];
+        host.endpoint.handle_room(net.now, server, 1, 64, &mut host.app);
+        most = most.max(net.hosts[0].endpoint.wake_ups());
+    }
+    assert_eq!(net.hosts[1].app.delivered.len(), 30_000);
+    assert!(most < 64, "{most} wake-ups for one flow");
+}
+
+#[test]
+fn a_peer_that_dies_after_its_fin_but_before_its_data_is_noticed() {
+    let mut net = Net::new();
+    let (client, server) = net.open();
+    let now = net.now;
+    net.hosts[0].send(now, client, 0, pattern(100_000, 0));
+    let host = &mut net.hosts[0];
+    host.endpoint.close(now, client, &mut host.app);
+    // The first datagram carries the FIN; then the client's host is gone.
+    let mut arrived = 0;
+    net.run(Duration::from_secs(100), |_, from, _| {
+        arrived += usize::from(from == 0);
+        from == 0 && arrived > 2
+    });
+    let reset = Event::Reset { flow: server, reason: Reason::Timeout, unacknowledged: 0 };
+    assert_eq!(net.hosts[1].events.last(), Some(&reset));
+    assert!(net.hosts[1].app.room.is_empty());
+}
+
+#[test]
+fn a_close_right_behind_messages_repeats_none_of_them() {
+    let mut net = Net::new();
+    let (client, _) = net.open();
+    let now = net.now;
+    for message in 0..7 {
+        net.hosts[0].send(now, client, message, pattern(1_100, message as usize));
+    }
+    let host = &mut net.hosts[0];
+    host.endpoint.close(now, client, &mut host.app);
+    net.quietly(Duration::from_millis(50));
+    assert_eq!(net.hosts[0].events.last(), Some(&Event::Finished { flow: client }));
+    assert_eq!(net.hosts[0].endpoint.counters().retransmissions, 0);
+}
+
+#[test]
+fn a_nudge_forgets_no_window_and_no_probe_of_the_path() {
+    let mut net = Net::new();
+    let (client, server) = net.open();
+    net.hosts[1].app.refuse = true;
+    let now = net.now;
+    net.hosts[0].send(now, client, 0, pattern(64, 0));
+    net.quietly(Duration::from_millis(20));
+    // What the client says now is lost: a limit that is news, and the first probe for a larger path size.
+    let now = net.now;
+    let host = &mut net.hosts[0];
+    host.endpoint.handle_room(now, client, 64, 1 << 24, &mut host.app);
+    net.hosts[0].send(now, client, 1, pattern(50_000, 1));
+    net.run(Duration::from_micros(200), |_, from, _| from == 0);
+    net.hosts[1].app.refuse = false;
+    let now = net.now;
+    let host = &mut net.hosts[1];
+    host.endpoint.handle_pool_room(now, &mut host.app);
+    net.quietly(Duration::from_millis(100));
+    assert_eq!(net.hosts[1].app.delivered.len(), 2);
+    assert_eq!(net.hosts[0].endpoint.stats(client).unwrap().datagram_size, 1_472);
+    assert!(net.hosts[1].endpoint.stats(server).is_some());
 }

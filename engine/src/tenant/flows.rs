@@ -65,7 +65,9 @@ pub struct Flow {
     pub tx_list: (u32, u32),
     /// Messages reserved, or delivered and not yet given back.
     pub outstanding: u32,
-    /// RX buffers among them.
+    /// Messages among them that were given room ahead of their turn.
+    pub(crate) ahead: u32,
+    /// RX buffers of the others.
     pub rx_buffers: u32,
     /// Lengths of the in-slot messages delivered and not given back.
     pub inline_lengths: VecDeque<u8>,
@@ -78,6 +80,12 @@ impl Flow {
     #[inline]
     pub fn unacknowledged(&self) -> u32 {
         self.sent.wrapping_sub(self.acknowledged)
+    }
+
+    /// Whether the application may name it.
+    #[inline]
+    fn has_a_name(&self) -> bool {
+        self.used && !self.released && self.connecting.is_none()
     }
 }
 
@@ -146,13 +154,13 @@ impl Flows {
         u32::from(slot.0) | u32::from(self.slots[slot.index()].generation) << 16
     }
 
-    /// The flow that the application named, if there is one.
+    /// The flow that the application named, if there is one. It was never told the name of one that is still connecting.
     #[inline]
     #[expect(clippy::cast_possible_truncation, reason = "the two halves of a handle")]
     pub(super) fn resolve(&self, handle: u32) -> Result<FlowSlot, PeerFault> {
         let (slot, generation) = (handle as u16, (handle >> 16) as u16);
         match self.slots.get(usize::from(slot)) {
-            Some(flow) if flow.used && flow.generation == generation && !flow.released => Ok(FlowSlot(slot)),
+            Some(flow) if flow.generation == generation && flow.has_a_name() => Ok(FlowSlot(slot)),
             _ => Err(PeerFault::Flow),
         }
     }
@@ -218,6 +226,7 @@ impl Flow {
             credit_dirty: false,
             tx_list: (NIL, NIL),
             outstanding: 0,
+            ahead: 0,
             rx_buffers: 0,
             inline_lengths: VecDeque::new(),
             delivered: 0,

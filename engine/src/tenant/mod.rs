@@ -78,6 +78,9 @@ pub struct Tenant {
     rx_ledger: Ledger,
     /// Messages reserved, or delivered and not yet given back; at most `receive_slots`.
     outstanding: u32,
+    /// Messages among them that were given room ahead of their turn, and their RX buffers.
+    ahead_messages: u32,
+    ahead_buffers: u32,
     /// Outcomes and ends of flows that wait for a slot of the receive ring: at most two per flow.
     events: VecDeque<(SlotHead, [u64; SLOT_WORDS - 1])>,
     /// Flows whose acknowledged count was not told yet.
@@ -118,6 +121,8 @@ impl Tenant {
             tx_ledger: Ledger::new(g.tx_buffers),
             rx_ledger: Ledger::new(g.rx_buffers),
             outstanding: 0,
+            ahead_messages: 0,
+            ahead_buffers: 0,
             events: VecDeque::new(),
             credit_dirty: Vec::new(),
             ring_reasons: 0,

@@ -3,7 +3,7 @@
 use super::Tenant;
 use super::flows::{FlowSlot, Link};
 use super::send::Outgoing;
-use super::store::Content;
+use super::store::{Content, Received};
 use machnet_client::shm::bell::REASON_RECEIVE;
 use machnet_client::shm::layout::{INLINE_BYTES, SLOT_WORDS, receive_done_kind, receive_kind};
 use machnet_client::shm::ledger::{Extents, may_take};
@@ -32,15 +32,42 @@ pub enum Returned {
 }
 
 impl Tenant {
-    /// Room for all of a message of `len` bytes, or none now.
-    pub fn reserve(&mut self, slot: FlowSlot, len: u32) -> Option<u32> {
-        let content = self.make_room(slot, len)?;
-        Some(self.received.reserve(slot, content, len))
+    /// Room for all of a message of `len` bytes, or none now. One that is not `in_order` (an earlier message of its flow
+    /// has no room yet) gets it only while the largest message would still find room behind it: messages ahead of their
+    /// turn cannot be delivered, and if they filled the pool the one that they wait for could never come.
+    pub fn reserve(&mut self, slot: FlowSlot, len: u32, in_order: bool) -> Option<u32> {
+        let content = if in_order { self.make_room(slot, len)? } else { self.make_room_ahead(slot, len)? };
+        Some(self.received.reserve(slot, content, len, !in_order))
+    }
+
+    fn make_room_ahead(&mut self, slot: FlowSlot, len: u32) -> Option<Content> {
+        let inline = len as usize <= INLINE_BYTES;
+        let buffers = if inline { 0 } else { self.geometry.buffers_for(len) };
+        let largest = self.geometry.buffers_for(self.geometry.max_receive());
+        let messages_fit = self.ahead_messages < self.geometry.receive_slots / 2;
+        let buffers_fit = self.ahead_buffers + buffers <= self.rx_ledger.total() - largest;
+        let room = self.outstanding < self.geometry.receive_slots && messages_fit && buffers_fit;
+        let content = match (room, inline) {
+            (false, _) => None,
+            (true, true) => Some(Content::Inline([0; INLINE_BYTES])),
+            (true, false) => self.rx_ledger.allocate(buffers).map(Content::Buffers),
+        };
+        if content.is_none() {
+            self.starved = true;
+            return None;
+        }
+        self.ahead_messages += 1;
+        self.ahead_buffers += buffers;
+        self.outstanding += 1;
+        let flow = self.flows.at(slot);
+        flow.outstanding += 1;
+        flow.ahead += 1;
+        content
     }
 
     fn make_room(&mut self, slot: FlowSlot, len: u32) -> Option<Content> {
         let flow = self.flows.look(slot);
-        if !may_take(flow.outstanding, 1, self.geometry.receive_slots - self.outstanding) {
+        if !may_take(flow.outstanding - flow.ahead, 1, self.geometry.receive_slots - self.outstanding) {
             self.starved = true;
             return None;
         }
@@ -95,6 +122,7 @@ impl Tenant {
         match &message.content {
             Content::Inline(bytes) => {
                 self.received.remove(handle);
+                self.no_longer_ahead(&message);
                 self.publish_inline(message.flow, &bytes[..message.len as usize]);
             }
             Content::Buffers(extents) => {
@@ -117,7 +145,7 @@ impl Tenant {
             Content::Inline(_) => self.publish_inline(slot, bytes),
             Content::Buffers(extents) => {
                 self.write(&extents, 0, bytes);
-                let token = self.received.reserve(slot, content, len);
+                let token = self.received.reserve(slot, content, len, false);
                 self.received.delivered(token);
                 self.publish_buffers(slot, &extents, len, token);
             }
@@ -150,7 +178,7 @@ impl Tenant {
                         region.copy_to(from + (at - offset) as usize, &self.ours, to, part as usize);
                     });
                 });
-                let token = self.received.reserve(slot, content, *len);
+                let token = self.received.reserve(slot, content, *len, false);
                 self.received.delivered(token);
                 self.publish_buffers(slot, &ours, *len, token);
                 Ok(true)
@@ -161,19 +189,34 @@ impl Tenant {
     /// A reserved message will not be delivered: its room is free again.
     pub fn discard(&mut self, handle: u32) {
         let message = self.received.remove(handle);
-        self.forget_received(message.flow, &message.content);
+        self.forget_received(&message);
     }
 
-    fn forget_received(&mut self, slot: FlowSlot, content: &Content) {
-        let flow = self.flows.at(slot);
+    fn forget_received(&mut self, message: &Received) {
+        self.no_longer_ahead(message);
+        let flow = self.flows.at(message.flow);
         flow.outstanding -= 1;
         self.outstanding -= 1;
-        if let Content::Buffers(extents) = content {
-            flow.rx_buffers -= extents.buffers();
+        if let Content::Buffers(extents) = &message.content {
+            if !message.ahead {
+                flow.rx_buffers -= extents.buffers();
+            }
             self.rx_ledger.release(extents);
         }
         self.relieved = true;
-        self.flows.reap(slot);
+        self.flows.reap(message.flow);
+    }
+
+    /// A message that was given room ahead of its turn gives its share of that room back.
+    fn no_longer_ahead(&mut self, message: &Received) {
+        if !message.ahead {
+            return;
+        }
+        self.flows.at(message.flow).ahead -= 1;
+        self.ahead_messages -= 1;
+        if let Content::Buffers(extents) = &message.content {
+            self.ahead_buffers -= extents.buffers();
+        }
     }
 
     /// Events go before messages: while one waits for a slot, no message may overtake it.
@@ -296,7 +339,7 @@ impl Tenant {
             }
             receive_done_kind::BUFFERS_TAKEN => {
                 let message = self.received.take_back(argument).ok_or(PeerFault::Token)?;
-                self.forget_received(message.flow, &message.content);
+                self.forget_received(&message);
                 Returned::Messages { flow: message.flow, messages: 1, bytes: u64::from(message.len) }
             }
             receive_done_kind::ACCEPTED => {

@@ -130,7 +130,7 @@ impl Tenant {
         if flow.unacknowledged() >= flow.info.credit {
             return Err(PeerFault::Credit);
         }
-        if len > flow.info.max_message || flow.connecting.is_some() {
+        if len > flow.info.max_message {
             return Err(PeerFault::Length);
         }
         flow.sent = flow.sent.wrapping_add(1);

@@ -103,6 +103,8 @@ pub(super) struct Received {
     pub len: u32,
     /// Whose it is.
     pub flow: FlowSlot,
+    /// It was given room ahead of its turn.
+    pub ahead: bool,
     state: State,
 }
 
@@ -121,8 +123,8 @@ impl Default for ReceivedStore {
 
 impl ReceivedStore {
     /// Records room for a message.
-    pub(super) fn reserve(&mut self, flow: FlowSlot, content: Content, len: u32) -> u32 {
-        let entry = Received { content, len, flow, state: State::Reserved };
+    pub(super) fn reserve(&mut self, flow: FlowSlot, content: Content, len: u32, ahead: bool) -> u32 {
+        let entry = Received { content, len, flow, ahead, state: State::Reserved };
         if self.free == NIL {
             self.entries.push(entry);
             return u32::try_from(self.entries.len() - 1).unwrap_or(NIL);

@@ -368,8 +368,8 @@ pub fn parse(bytes: &[u8]) -> Result<Packet<'_>, ParseError> {
     let first = r.u8()?;
     let flags = r.u8()?;
     let (version, kind) = (first >> 4, first & 15);
-    // A SYN of any version is parsed: it lists the versions its sender speaks.
-    if version != VERSION && kind != TYPE_SYN {
+    // Of any version: a SYN lists the versions its sender speaks, a REJECT may say that none is in common.
+    if version != VERSION && !matches!(kind, TYPE_SYN | TYPE_REJECT) {
         return Err(ParseError::Version);
     }
     match kind {

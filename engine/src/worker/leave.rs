@@ -7,7 +7,7 @@ use crate::host::{LeaveCause, Leaving};
 use crate::mailbox::Notice;
 use crate::proto::Reason;
 use crate::proto::time::{Duration, Instant};
-use crate::tenant::{FlowSlot, Link, Taken};
+use crate::tenant::{Flow, FlowSlot, Link, Taken};
 
 impl<D: Driver> Worker<D> {
     /// The application of a channel is gone or going: what it published is sent, its flows are closed in order.
@@ -143,16 +143,12 @@ impl<D: Driver> Worker<D> {
 
     /// A listener is given up: flows that were not accepted yet are refused, the others stay.
     pub(super) fn unlisten(&mut self, now: Instant, listener: u32) {
-        self.host.unlisten(listener);
-        let mut unaccepted = Vec::new();
-        for (index, seat) in self.host.seats() {
-            for (slot, flow) in seat.tenant.flows() {
-                if flow.unaccepted == Some(listener) && flow.link != Link::Ended {
-                    unaccepted.push((index, slot));
-                }
-            }
-        }
-        for (index, slot) in unaccepted {
+        // Only the flows of its own channel are looked through, and only if one waits: applications can ask for this often.
+        let Some(index) = self.host.unlisten(listener) else { return };
+        let waits = |flow: &Flow| flow.unaccepted == Some(listener) && flow.link != Link::Ended;
+        let flows = self.host.look(index).tenant.flows();
+        let unaccepted: Vec<_> = flows.filter(|(_, flow)| waits(flow)).map(|(slot, _)| slot).collect();
+        for slot in unaccepted {
             self.reset(now, index, slot, Reason::Refused);
         }
     }

@@ -233,6 +233,11 @@ impl World {
                 self.oracle.totals.no_credit += 1;
                 false
             }
+            // The peer closed and takes nothing more; the end comes when everything it sent was read.
+            Some(Err(SendError::UnknownFlow)) if self.oracle.side(place.peer()).closed => {
+                self.app(place).queue.clear();
+                false
+            }
             other => {
                 let text = format!(
                     "{place:?}: {len} bytes, {outstanding} of {most} outstanding, limit {limit}: {other:?}"
@@ -251,6 +256,7 @@ impl World {
         let right = match answer {
             Some(Err(SendError::MessageSize)) => true,
             Some(Err(SendError::NoCredit)) => full,
+            Some(Err(SendError::UnknownFlow)) => self.oracle.side(place.peer()).closed,
             _ => false,
         };
         if !right {
@@ -307,10 +313,20 @@ impl World {
     /// Closes in order.
     pub(crate) fn close(&mut self, place: Place) {
         let side = self.oracle.side(place);
-        let (host, Some(flow)) = (side.host, side.flow) else { return };
+        let (host, side_state) = (side.host, side.state);
+        let Some(flow) = side.flow else { return };
         self.app(place).queue.clear();
-        self.oracle.on_close(place);
+        // A connect without an answer is given up without an event.
+        let gives_up = side_state == State::Connecting;
+        if gives_up {
+            self.oracle.on_gone(place, End::Aborted);
+        } else {
+            self.oracle.on_close(place);
+        }
         self.call(host, |endpoint, now, desk| endpoint.close(now, flow, desk));
+        if gives_up {
+            self.check_handles_home(host, place, flow);
+        }
     }
 
     /// The time of a planned close or abort has come.

@@ -2,6 +2,7 @@
 
 use crate::mutant::Mutation;
 use crate::network::Link;
+use crate::oracle::State;
 use crate::report::{Short, hex};
 use crate::scenario::{MS, US};
 use crate::world::{Happening, World, address, host_of, stranger_address};
@@ -150,7 +151,11 @@ impl World {
             )
         });
         if let Some(place) = transmit.flow.and_then(|flow| self.hosts[host].tenancy.place(flow)) {
-            self.oracle.side(place).packets_sent += 1;
+            let side = self.oracle.side(place);
+            if side.state != State::Connecting {
+                side.packets_sent += 1;
+                side.bytes_sent += bytes.len() as u64;
+            }
         }
         if transmit.to == stranger_address() {
             return self.answer_stranger(bytes.len() as u64);
@@ -262,7 +267,6 @@ impl World {
         if let Some(target) = target {
             crate::content::fill(key, offset as usize, target);
         }
-        self.oracle.side(place).bytes_sent += u64::from(len);
         let message = &mut self.oracle.side(place).sent[outgoing.number as usize];
         let again = offset < message.transmitted;
         message.transmitted = message.transmitted.max(offset + len);

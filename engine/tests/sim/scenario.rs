@@ -33,9 +33,9 @@ pub(crate) struct HostPlan {
 }
 
 impl HostPlan {
-    /// The largest message that can ever find room.
+    /// The largest message that can always find room: messages out of order may fill the minimum, but never the pool.
     pub(crate) fn max_message(&self) -> u32 {
-        self.pool_bytes.max(self.minimum_bytes).min(u64::from(MAX_MESSAGE)) as u32
+        self.pool_bytes.min(u64::from(MAX_MESSAGE)) as u32
     }
 
     /// What the host offers each flow.

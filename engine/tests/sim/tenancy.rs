@@ -157,8 +157,8 @@ impl Tenancy {
         self.outgoing.get(handle.0 as usize).copied().filter(|outgoing| outgoing.lent)
     }
 
-    /// Takes room for a message of the flow, or none.
-    fn take(&mut self, flow: FlowId, len: u32) -> Result<Option<Charge>, String> {
+    /// Takes room for a message of the flow, or none. The pool is for messages that can be delivered whatever else comes.
+    fn take(&mut self, flow: FlowId, len: u32, in_order: bool) -> Result<Option<Charge>, String> {
         let plan = &self.plan;
         let (pool_free, len_bytes) = (plan.pool_bytes - self.pool_used, u64::from(len));
         let (minimum_bytes, share_bytes) = (plan.minimum_bytes, plan.share_bytes);
@@ -179,7 +179,10 @@ impl Tenancy {
         }
         let charge = if room.minimum + len_bytes <= minimum_bytes {
             Charge { minimum: len_bytes, pool: 0 }
-        } else if len_bytes <= pool_free && (room.pool == 0 || room.pool + len_bytes <= share_bytes) {
+        } else if in_order
+            && len_bytes <= pool_free
+            && (room.pool == 0 || room.pool + len_bytes <= share_bytes)
+        {
             Charge { minimum: 0, pool: len_bytes }
         } else {
             self.refused = true;
@@ -226,9 +229,9 @@ pub(crate) struct Desk<'a> {
 }
 
 impl Desk<'_> {
-    fn take(&mut self, flow: FlowId, len: u32) -> Option<(Place, Charge)> {
+    fn take(&mut self, flow: FlowId, len: u32, in_order: bool) -> Option<(Place, Charge)> {
         let place = self.tenancy.place(flow);
-        match self.tenancy.take(flow, len) {
+        match self.tenancy.take(flow, len, in_order) {
             Ok(Some(charge)) => place.map(|place| (place, charge)),
             Ok(None) => {
                 self.oracle.totals.no_room += 1;
@@ -295,7 +298,8 @@ impl Payload for Desk<'_> {
         let host = self.tenancy.host;
         let fails = self.tenancy.backlog >= self.tenancy.plan.backlog || self.dice.chance(self.accept_fails);
         let place = self.oracle.on_accept(host, flow, port, peer, !fails).ok_or(Reason::ProtocolError)?;
-        if crate::world::address(self.oracle.side(place.peer()).host) != from {
+        // The port of `from` is the client's flow port, not the one its datagrams come from.
+        if crate::world::address(self.oracle.side(place.peer()).host).ip() != from.ip() {
             self.oracle.violate("accept", format!("{flow:?} comes from {from}"));
         }
         if fails {
@@ -310,8 +314,8 @@ impl Payload for Desk<'_> {
         Ok(())
     }
 
-    fn reserve(&mut self, flow: FlowId, len: u32) -> Option<RxHandle> {
-        let (place, charge) = self.take(flow, len)?;
+    fn reserve(&mut self, flow: FlowId, len: u32, in_order: bool) -> Option<RxHandle> {
+        let (place, charge) = self.take(flow, len, in_order)?;
         if let Some(slot) = self.tenancy.slot(flow) {
             slot.reserved += 1;
         }
@@ -369,7 +373,7 @@ impl Payload for Desk<'_> {
         if self.ring_is_full(flow) {
             return false;
         }
-        let Some((place, charge)) = self.take(flow, bytes.len() as u32) else { return false };
+        let Some((place, charge)) = self.take(flow, bytes.len() as u32, true) else { return false };
         self.hand_over(place, bytes, charge);
         true
     }

@@ -11,6 +11,8 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/wait.h>
+#include <unistd.h>
 
 #include <machnet.h>
 
@@ -164,6 +166,47 @@ static void check_listener(machnet_channel_t *channel, const char *local) {
   machnet_listener_close(listener);
 }
 
+/* The waiting calls of channel mode, on a flow of the compatible connect. */
+static void check_channel_mode(machnet_channel_t *channel, const char *remote, uint16_t port) {
+  MachnetFlow_t flow, from;
+  machnet_message_t *message = NULL;
+  CHECK(machnet_connect(channel, NULL, remote, port, &flow) == 0);
+  CHECK(machnet_channel_recv_loan(channel, 10, &from, &message) == MACHNET_STATUS_TIMED_OUT);
+  fill(5000, 3);
+  OK(machnet_channel_send(channel, flow, request, 5000, PATIENCE_MS));
+  OK(machnet_channel_recv_loan(channel, PATIENCE_MS, &from, &message));
+  CHECK(machnet_message_len(message) == 5000 && memcmp(machnet_message_data(message), request, 5000) == 0);
+  CHECK(from.src_ip == flow.dst_ip && from.src_port == flow.dst_port && from.dst_port == flow.src_port);
+  /* A loan outlives its flow. */
+  OK(machnet_channel_close_flow(channel, flow));
+  CHECK(machnet_channel_send(channel, flow, request, 1, 0) == MACHNET_STATUS_CLOSED);
+  CHECK(memcmp(machnet_message_data(message), request, 5000) == 0);
+  machnet_message_release(message);
+  flow.src_port ^= 1;
+  flow.dst_port ^= 1;
+  CHECK(machnet_channel_send(channel, flow, request, 1, 0) == MACHNET_STATUS_UNKNOWN_FLOW);
+}
+
+/* A child gets a clear answer and does the parent's flow no harm. */
+static void check_fork(machnet_channel_t *channel, machnet_flow_handle_t *flow) {
+  size_t len = 0;
+  int status = 0, fd;
+  pid_t child = fork();
+  CHECK(child >= 0);
+  if (child == 0) {
+    CHECK(machnet_flow_try_send(flow, "x", 1) == MACHNET_STATUS_FORKED);
+    CHECK(machnet_flow_recv(flow, answer, 10, 1000, &len) == MACHNET_STATUS_FORKED);
+    CHECK(machnet_channel_event_fd(channel, &fd) == MACHNET_STATUS_FORKED);
+    machnet_flow_close(flow);
+    machnet_channel_close(channel);
+    _exit(0);
+  }
+  CHECK(waitpid(child, &status, 0) == child && WIFEXITED(status) && WEXITSTATUS(status) == 0);
+  OK(machnet_flow_send(flow, "still here", 10, PATIENCE_MS));
+  OK(machnet_flow_recv(flow, answer, 10, PATIENCE_MS, &len));
+  CHECK(len == 10 && memcmp(answer, "still here", 10) == 0);
+}
+
 static machnet_channel_t *attach(void) {
   machnet_attach_options_t options;
   machnet_channel_t *channel = NULL;
@@ -192,7 +235,9 @@ static void checks(const char *remote, uint16_t port) {
   check_copies(flow);
   check_loans(flow);
   check_many_with_events(channel, flow);
+  check_fork(channel, flow);
   check_shutdown(flow);
+  check_channel_mode(channel, remote, port);
   check_pending(channel, remote, port);
   check_listener(channel, text);
   OK(machnet_channel_close(channel));

@@ -101,6 +101,7 @@ static void handles(void) {
   piece.base = &byte;
   piece.len = 1;
   INVALID(machnet_channel_recv_loan(NULL, 0, &names, &message));
+  INVALID(machnet_channel_send(NULL, names, &byte, 1, 0));
   INVALID(machnet_channel_close_flow(NULL, names));
   INVALID(machnet_listener_open(NULL, "127.0.0.1", 1, 0, &listener));
   INVALID(machnet_listener_accept(NULL, 0, &flow));

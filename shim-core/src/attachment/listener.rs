@@ -2,7 +2,6 @@
 
 use super::shared::{Interest, Shared};
 use super::{Attachment, Flow};
-use crate::channel::check_process;
 use crate::error::Result;
 use std::net::SocketAddr;
 use std::sync::Arc;
@@ -74,7 +73,7 @@ impl Listener {
     /// # Errors
     /// [`crate::Error::Forked`].
     pub fn shutdown(&self) -> Result<()> {
-        check_process()?;
+        self.shared.check_process()?;
         let known = self.shared.with(|core| Ok(core.forget_listener(self.number)))?;
         if known {
             self.shared.unlistener.unlisten(self.number);

@@ -8,7 +8,7 @@ pub use flow::Flow;
 pub(crate) use flow::Lent;
 pub use listener::{Listener, PendingConnect};
 
-use crate::channel::{Channel, ChannelInfo, Core, Ends, FlowId, Source, check_process};
+use crate::channel::{Channel, ChannelInfo, Core, Ends, FlowId, Source};
 use crate::error::{Error, Result};
 use crate::message::Message;
 use shared::{Interest, Shared};
@@ -206,8 +206,15 @@ impl Attachment {
     }
 
     /// The channel-mode flow between these ends.
-    pub fn find_flow(&self, peer: SocketAddr, local: SocketAddr) -> Option<FlowId> {
-        self.shared.with(|core| Ok(core.find_by_ends(peer, local))).ok().flatten()
+    ///
+    /// # Errors
+    /// [`Error::UnknownFlow`]; [`Error::Closed`] if there was one among the 1,024 that ended last; [`Error::EngineLost`],
+    /// [`Error::SidecarBroken`], [`Error::Forked`].
+    pub fn find_flow(&self, peer: SocketAddr, local: SocketAddr) -> Result<FlowId> {
+        self.shared.with(|core| {
+            core.check_over()?;
+            core.find_by_ends(peer, local)
+        })
     }
 
     /// Sends on a channel-mode flow, without waiting.
@@ -261,7 +268,7 @@ impl Attachment {
     /// [`Error::EngineLost`], [`Error::SidecarBroken`], [`Error::TimedOut`] if the sidecar does not answer for 5 s,
     /// [`Error::Forked`].
     pub fn close(&self) -> Result<()> {
-        check_process()?;
+        self.shared.check_process()?;
         self.shared.close()
     }
 }

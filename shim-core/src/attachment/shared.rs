@@ -5,9 +5,10 @@
 //! A message is popped by the thread that returns it, so a wait that is cut short loses nothing.
 
 use crate::attach::{Control, Unlistener};
-use crate::channel::{Channel, ChannelInfo, Core, Doorbell, FlowId, Source, check_process};
+use crate::channel::{Channel, ChannelInfo, Core, Doorbell, FlowId, Source};
 use crate::error::{Error, Result};
 use crate::message::FlushReturns;
+use crate::shm::region::fork::Generation;
 use crate::socket;
 use crate::wait::{Deadline, Idle, Step, WaitPolicy};
 use std::os::fd::{AsFd, OwnedFd};
@@ -76,6 +77,7 @@ pub(super) struct State {
 /// A channel shared by all handles of an attachment.
 #[derive(Debug)]
 pub(super) struct Shared {
+    generation: Generation,
     state: Mutex<State>,
     control: Mutex<Control>,
     pub(super) unlistener: Unlistener,
@@ -93,6 +95,7 @@ impl Shared {
     pub(super) fn new(channel: Channel) -> Arc<Self> {
         let Channel { core, control, info, wait_policy, linger } = channel;
         let shared = Arc::new(Self {
+            generation: core.generation(),
             bell: Arc::clone(core.bell()),
             unlistener: control.unlistener(),
             state: Mutex::new(State { core, driver: None, waiters: Vec::new(), next_number: 0 }),
@@ -107,6 +110,12 @@ impl Shared {
         shared
     }
 
+    /// Answers [`Error::Forked`] in a child of the process that attached, before it could meet a lock that nobody opens.
+    #[inline]
+    pub(super) fn check_process(&self) -> Result<()> {
+        if self.generation.is_current() { Ok(()) } else { Err(Error::Forked) }
+    }
+
     #[inline]
     fn lock(&self) -> Guard<'_> {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
@@ -115,7 +124,7 @@ impl Shared {
     /// One call on the channel that does not wait.
     #[inline]
     pub(super) fn with<T>(&self, call: impl FnOnce(&mut Core) -> Result<T>) -> Result<T> {
-        check_process()?;
+        self.check_process()?;
         let mut state = self.lock();
         let outcome = call(&mut state.core);
         self.settle(&mut state);
@@ -171,7 +180,7 @@ impl Shared {
         interest: Interest,
         mut call: impl FnMut(&mut Core) -> Result<Option<T>>,
     ) -> Result<T> {
-        check_process()?;
+        self.check_process()?;
         let mut state = self.lock();
         let first = call(&mut state.core).transpose();
         self.settle(&mut state);

@@ -24,7 +24,8 @@ use crate::shm::layout::{
     DONE_HEAD_OFFSET, DONE_WORDS, MESSAGE_HEAD_OFFSET, RING_OFFSET, SLOT_WORDS, receive_done_kind,
 };
 use crate::shm::ledger::Ledger;
-use crate::shm::region::{Mapping, Read, Write, fork};
+use crate::shm::region::fork::Generation;
+use crate::shm::region::{Mapping, Read, Write};
 use crate::shm::ring::{Consumer, PeerFault, Producer, SlotHead};
 use crate::socket::{self, Drained, Ring};
 pub(crate) use flows::End;
@@ -204,6 +205,7 @@ const IDLE_CALLS_BEFORE_CHECK: u32 = 2;
 /// The state of a channel. Not safe for threads, never waits.
 #[derive(Debug)]
 pub(crate) struct Core {
+    generation: Generation,
     ours: Arc<Mapping<Write>>,
     theirs: Arc<Mapping<Read>>,
     geometry: Geometry,
@@ -221,6 +223,8 @@ pub(crate) struct Core {
     common: List,
     /// Channel-mode flows by peer and own end.
     by_ends: HashMap<(SocketAddr, SocketAddr), u32>,
+    /// Peer and own end of the channel-mode flows that ended last, oldest first: tells "closed" from "never was".
+    ended: VecDeque<(SocketAddr, SocketAddr)>,
     listeners: HashMap<u32, ListenerState>,
     /// Listen requests whose reply has not come: a flow may arrive before it.
     listens_pending: u32,
@@ -259,6 +263,7 @@ impl Core {
     ) -> Self {
         let g = geometry;
         Self {
+            generation: Generation::current(),
             ours: Arc::new(ours),
             theirs: Arc::new(theirs),
             geometry,
@@ -274,6 +279,7 @@ impl Core {
             slab: Slab::new(g.receive_slots),
             common: List::EMPTY,
             by_ends: HashMap::new(),
+            ended: VecDeque::new(),
             listeners: HashMap::new(),
             listens_pending: 0,
             orphans: Vec::new(),
@@ -307,6 +313,17 @@ impl Core {
             unacknowledged,
             end: flow.end,
         })
+    }
+
+    /// Answers [`Error::Forked`] in a child of the process that attached: its rings are the parent's.
+    #[inline]
+    pub(crate) fn check_process(&self) -> Result<()> {
+        if self.generation.is_current() { Ok(()) } else { Err(Error::Forked) }
+    }
+
+    /// The process that attached.
+    pub(crate) fn generation(&self) -> Generation {
+        self.generation
     }
 
     /// The doorbell, to be waited on outside of any lock.
@@ -550,10 +567,4 @@ impl Core {
             self.drain_bell();
         }
     }
-}
-
-/// Answers [`Error::Forked`] in a child of the process that attached: its rings are the parent's.
-#[inline]
-pub(crate) fn check_process() -> Result<()> {
-    if fork::is_original() { Ok(()) } else { Err(Error::Forked) }
 }

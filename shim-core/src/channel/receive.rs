@@ -8,6 +8,9 @@ use crate::shm::layout::{INLINE_BYTES, receive_done_kind, receive_kind};
 use std::collections::VecDeque;
 use std::net::SocketAddr;
 
+/// Ended channel-mode flows that are remembered.
+const ENDED_MOST: usize = 1024;
+
 /// Whose messages a call wants.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(crate) enum Source {
@@ -259,7 +262,11 @@ impl Core {
         let Some(flow) = self.flows.find(id.handle) else { return };
         let mut list = if flow.channel_mode {
             flow.common = 0;
-            self.by_ends.remove(&(flow.info.peer, flow.info.local));
+            let ends = (flow.info.peer, flow.info.local);
+            if self.by_ends.get(&ends) == Some(&id.handle) {
+                self.by_ends.remove(&ends);
+                self.remember_ended(ends);
+            }
             self.slab.extract(&mut self.common, id.handle)
         } else {
             std::mem::replace(&mut flow.list, super::queue::List::EMPTY)
@@ -304,9 +311,20 @@ impl Core {
         }
     }
 
-    /// The channel-mode flow between two ends.
-    pub(crate) fn find_by_ends(&self, peer: SocketAddr, local: SocketAddr) -> Option<FlowId> {
-        self.by_ends.get(&(peer, local)).map(|&handle| FlowId { handle })
+    fn remember_ended(&mut self, ends: (SocketAddr, SocketAddr)) {
+        if self.ended.len() == ENDED_MOST {
+            self.ended.pop_front();
+        }
+        self.ended.push_back(ends);
+    }
+
+    /// The channel-mode flow between two ends; `Closed` if there was one lately.
+    pub(crate) fn find_by_ends(&self, peer: SocketAddr, local: SocketAddr) -> Result<FlowId> {
+        match self.by_ends.get(&(peer, local)) {
+            Some(&handle) => Ok(FlowId { handle }),
+            None if self.ended.contains(&(peer, local)) => Err(Error::Closed),
+            None => Err(Error::UnknownFlow),
+        }
     }
 
     /// Whether a flow is in channel mode.

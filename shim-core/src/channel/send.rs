@@ -82,7 +82,7 @@ impl Core {
             self.wait_for_credit(id, reserved)?;
         }
         match self.send_ring.free(&*self.theirs, 1) {
-            Ok(0) => Err(Error::WouldBlock),
+            Ok(0) => Err(self.why_to_wait(id)),
             Ok(_) => Ok(()),
             Err(fault) => {
                 self.broken(fault);
@@ -97,9 +97,22 @@ impl Core {
         self.check_over()?;
         let flow = self.flows.named(id)?;
         if flow.outstanding() + flow.reserved - reserved >= flow.credit {
-            Err(Error::WouldBlock)
+            Err(self.why_to_wait(id))
         } else {
             Ok(())
+        }
+    }
+
+    /// What to answer a send that cannot be taken now: nothing comes to help it if the flow or the sidecar has ended, and
+    /// a program that only sends learns that nowhere else.
+    #[cold]
+    fn why_to_wait(&mut self, id: FlowId) -> Error {
+        self.poll();
+        match (self.check_over(), self.flows.look(id.handle)) {
+            (Err(error), _) => error,
+            (Ok(()), None) => Error::Closed, // It was there when the call began.
+            (Ok(()), Some(flow)) if flow.sendable => Error::WouldBlock,
+            (Ok(()), Some(flow)) => why_not(flow, 1),
         }
     }
 
@@ -157,7 +170,7 @@ impl Core {
             }
             self.check_over()?;
         }
-        Err(Error::WouldBlock)
+        Err(self.why_to_wait(id))
     }
 
     /// Whether a send of `length` bytes would be answered now, with success or an error.

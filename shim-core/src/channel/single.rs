@@ -1,6 +1,6 @@
 //! The channel of a single thread: no lock, no hidden thread.
 
-use super::{ChannelInfo, ConnectId, Core, FlowId, ListenerId, check_process};
+use super::{ChannelInfo, ConnectId, Core, FlowId, ListenerId};
 use crate::attach::Control;
 use crate::error::{Error, Result};
 use crate::message::Message;
@@ -45,7 +45,7 @@ impl Channel {
     /// # Errors
     /// [`Error::AddressNotLocal`], [`Error::AddressInUse`], [`Error::ListenRefused`], [`Error::TimedOut`] after 5 s.
     pub fn listen(&mut self, local: SocketAddr, backlog: u32) -> Result<(ListenerId, SocketAddr)> {
-        check_process()?;
+        self.core.check_process()?;
         self.core.check_over()?;
         let backlog = if backlog == 0 { crate::DEFAULT_BACKLOG } else { backlog };
         self.core.begin_listen();
@@ -59,7 +59,7 @@ impl Channel {
     /// # Errors
     /// [`Error::UnknownFlow`] if it is none of this channel's listeners.
     pub fn unlisten(&mut self, listener: ListenerId) -> Result<()> {
-        check_process()?;
+        self.core.check_process()?;
         self.control.unlisten(listener.0);
         if self.core.forget_listener(listener.0) { Ok(()) } else { Err(Error::UnknownFlow) }
     }
@@ -69,7 +69,7 @@ impl Channel {
     /// # Errors
     /// [`Error::Closed`] if the listener is none, [`Error::EngineLost`], [`Error::SidecarBroken`].
     pub fn try_accept(&mut self, listener: ListenerId) -> Result<Option<FlowId>> {
-        check_process()?;
+        self.core.check_process()?;
         self.attempt(|core| core.try_accept(listener.0))
     }
 
@@ -109,7 +109,7 @@ impl Channel {
         local: Option<IpAddr>,
         timeout: Option<Duration>,
     ) -> Result<ConnectId> {
-        check_process()?;
+        self.core.check_process()?;
         self.core.start_connect(remote, local, timeout).map(ConnectId)
     }
 
@@ -118,7 +118,7 @@ impl Channel {
     /// # Errors
     /// As for [`Self::connect`].
     pub fn try_finish_connect(&mut self, connect: ConnectId) -> Result<Option<FlowId>> {
-        check_process()?;
+        self.core.check_process()?;
         self.attempt(|core| core.try_finish_connect(connect.0))
     }
 
@@ -130,7 +130,7 @@ impl Channel {
     /// [`Error::Forked`].
     #[inline]
     pub fn try_send(&mut self, flow: FlowId, message: &[u8]) -> Result<()> {
-        check_process()?;
+        self.core.check_process()?;
         let mut outcome = self.core.try_send(flow, message);
         if matches!(outcome, Err(Error::WouldBlock)) && self.core.must_look_again() {
             outcome = self.core.try_send(flow, message);
@@ -160,7 +160,7 @@ impl Channel {
     /// [`Error::SidecarBroken`], [`Error::Forked`].
     #[inline]
     pub fn try_recv(&mut self, flow: FlowId) -> Result<Option<Message>> {
-        check_process()?;
+        self.core.check_process()?;
         match self.core.try_recv(flow) {
             Ok(None) if self.core.must_look_again() => self.core.try_recv(flow),
             outcome => outcome,
@@ -181,7 +181,7 @@ impl Channel {
     /// As for [`Self::try_recv`], and [`Error::BufferTooSmall`]: the message stays.
     #[inline]
     pub fn try_recv_into(&mut self, flow: FlowId, buffer: &mut [u8]) -> Result<Option<usize>> {
-        check_process()?;
+        self.core.check_process()?;
         match self.core.try_recv_into(flow, buffer) {
             Ok(None) if self.core.must_look_again() => self.core.try_recv_into(flow, buffer),
             outcome => outcome,
@@ -193,7 +193,7 @@ impl Channel {
     /// # Errors
     /// [`Error::UnknownFlow`], [`Error::Forked`].
     pub fn into_channel_mode(&mut self, flow: FlowId) -> Result<()> {
-        check_process()?;
+        self.core.check_process()?;
         self.core.is_channel_mode(flow)?;
         self.core.enter_channel_mode(flow.handle);
         Ok(())
@@ -204,7 +204,7 @@ impl Channel {
     /// # Errors
     /// [`Error::EngineLost`], [`Error::SidecarBroken`], [`Error::Forked`].
     pub fn try_recv_any(&mut self) -> Result<Option<(FlowId, Message)>> {
-        check_process()?;
+        self.core.check_process()?;
         let found = self.attempt(Core::try_recv_any)?;
         Ok(found.map(|(ends, message)| (ends.flow, message)))
     }
@@ -222,7 +222,7 @@ impl Channel {
     /// # Errors
     /// [`Error::UnknownFlow`], [`Error::Forked`].
     pub fn close_flow(&mut self, flow: FlowId) -> Result<()> {
-        check_process()?;
+        self.core.check_process()?;
         self.core.close_flow(flow)?;
         self.core.disown(flow);
         Ok(())
@@ -233,7 +233,7 @@ impl Channel {
     /// # Errors
     /// [`Error::UnknownFlow`], [`Error::Forked`].
     pub fn abort_flow(&mut self, flow: FlowId) -> Result<()> {
-        check_process()?;
+        self.core.check_process()?;
         self.core.abort(flow)?;
         self.core.disown(flow);
         Ok(())
@@ -245,7 +245,7 @@ impl Channel {
     /// # Errors
     /// [`Error::EngineLost`], [`Error::Forked`].
     pub fn event_fd(&mut self) -> Result<BorrowedFd<'_>> {
-        check_process()?;
+        self.core.check_process()?;
         self.core.check_over()?;
         self.core.enter_event_mode();
         Ok(self.core.bell().wait_fd())
@@ -256,7 +256,7 @@ impl Channel {
     /// # Errors
     /// [`Error::EngineLost`], [`Error::TimedOut`] if the sidecar does not answer, [`Error::Forked`].
     pub fn close(mut self) -> Result<()> {
-        check_process()?;
+        self.core.check_process()?;
         self.core.check_over()?;
         self.core.close_all();
         let ended = self.wait(Some(self.linger), |core| {
@@ -283,7 +283,7 @@ impl Channel {
         timeout: Option<Duration>,
         mut call: impl FnMut(&mut Core) -> Result<Option<T>>,
     ) -> Result<T> {
-        check_process()?;
+        self.core.check_process()?;
         if let Some(found) = call(&mut self.core)? {
             return Ok(found);
         }

@@ -10,3 +10,6 @@ pub mod region;
 pub mod ring;
 
 pub use layout::Geometry;
+
+#[cfg(all(test, loom))]
+mod models;

@@ -4,7 +4,7 @@
 //! [`Lease`], which only the application takes, of buffers that its own (trusted) engine lent it.
 #![expect(unsafe_code, reason = "fence: mapping shared memory and reaching into it")]
 
-use super::atomic::{AtomicU64, Ordering};
+use super::atomic::AtomicU64;
 use super::ring::{Memory, ReadWords, WritableMemory};
 use std::fs::File;
 use std::io;
@@ -29,6 +29,7 @@ const SEAL_WRITER: libc::c_int = libc::F_SEAL_FUTURE_WRITE | libc::F_SEAL_SEAL;
 pub struct Mapping<Access> {
     start: NonNull<u8>,
     length: usize,
+    generation: fork::Generation,
     access: PhantomData<Access>,
 }
 
@@ -112,7 +113,7 @@ fn map<Access>(region: &impl AsFd, length: usize, protection: libc::c_int) -> io
     }
     let start =
         NonNull::new(start.cast::<u8>()).ok_or_else(|| io::Error::other("mmap answered address zero"))?;
-    let mapping = Mapping { start, length, access: PhantomData };
+    let mapping = Mapping { start, length, generation: fork::Generation::current(), access: PhantomData };
     // SAFETY: the range was just mapped. A forked child must not write into rings that its parent goes on using.
     if unsafe { libc::madvise(start.as_ptr().cast(), length, libc::MADV_DONTFORK) } < 0 {
         return Err(io::Error::last_os_error());
@@ -137,7 +138,7 @@ impl Mapping<Write> {
     /// A range that the caller alone writes until it publishes it: a TX loan.
     pub fn lease_mut(self: &Arc<Self>, offset: usize, length: usize) -> LeaseMut {
         let start = self.range(offset, length);
-        LeaseMut { start, length, _mapping: Arc::clone(self) }
+        LeaseMut { start, length, mapping: Arc::clone(self) }
     }
 }
 
@@ -151,11 +152,17 @@ impl Mapping<Read> {
     /// reference into memory that an application writes.
     pub fn lease(self: &Arc<Self>, offset: usize, length: usize) -> Lease {
         let start = self.range(offset, length);
-        Lease { start, length, _mapping: Arc::clone(self) }
+        Lease { start, length, mapping: Arc::clone(self) }
     }
 }
 
 impl<Access> Mapping<Access> {
+    /// Whether this is the process that mapped it, and not a forked child.
+    #[inline]
+    pub fn is_ours(&self) -> bool {
+        self.generation.is_current()
+    }
+
     /// Bytes of the region.
     pub fn length(&self) -> usize {
         self.length
@@ -220,7 +227,7 @@ impl WritableMemory for Mapping<Write> {
 
 impl<Access> Drop for Mapping<Access> {
     fn drop(&mut self) {
-        if !fork::is_original() {
+        if !self.generation.is_current() {
             return; // MADV_DONTFORK: in a forked child nothing is mapped here, or something else is.
         }
         // SAFETY: the range was mapped by `map` and no reference into it outlives `self`.
@@ -233,7 +240,14 @@ impl<Access> Drop for Mapping<Access> {
 pub struct Lease {
     start: *mut u8,
     length: usize,
-    _mapping: Arc<Mapping<Read>>,
+    mapping: Arc<Mapping<Read>>,
+}
+
+impl Lease {
+    /// Whether this is the process that mapped it, and not a forked child.
+    pub fn is_ours(&self) -> bool {
+        self.mapping.is_ours()
+    }
 }
 
 // SAFETY: a lease is a shared view of bytes that nobody writes while it lives.
@@ -244,10 +258,10 @@ unsafe impl Sync for Lease {}
 impl std::ops::Deref for Lease {
     type Target = [u8];
     fn deref(&self) -> &[u8] {
-        if !fork::is_original() {
+        if !self.mapping.is_ours() {
             return &[]; // The mapping did not come along into the forked child.
         }
-        // SAFETY: in bounds when made, mapped while `_mapping` lives. Only the engine can write here, which does not before
+        // SAFETY: in bounds when made, mapped while `mapping` lives. Only the engine can write here, which does not before
         // the buffers are given back; an application has to trust its sidecar that far.
         unsafe { std::slice::from_raw_parts(self.start, self.length) }
     }
@@ -258,7 +272,7 @@ impl std::ops::Deref for Lease {
 pub struct LeaseMut {
     start: *mut u8,
     length: usize,
-    _mapping: Arc<Mapping<Write>>,
+    mapping: Arc<Mapping<Write>>,
 }
 
 // SAFETY: the ledger gives each TX buffer to one lease at a time.
@@ -269,17 +283,17 @@ unsafe impl Sync for LeaseMut {}
 impl std::ops::Deref for LeaseMut {
     type Target = [u8];
     fn deref(&self) -> &[u8] {
-        if !fork::is_original() {
+        if !self.mapping.is_ours() {
             return &[];
         }
-        // SAFETY: in bounds when made, mapped while `_mapping` lives, written by this lease alone.
+        // SAFETY: in bounds when made, mapped while `mapping` lives, written by this lease alone.
         unsafe { std::slice::from_raw_parts(self.start, self.length) }
     }
 }
 
 impl std::ops::DerefMut for LeaseMut {
     fn deref_mut(&mut self) -> &mut [u8] {
-        if !fork::is_original() {
+        if !self.mapping.is_ours() {
             return &mut [];
         }
         // SAFETY: as for `deref`; the exclusive borrow makes it the only access of this process.
@@ -287,18 +301,47 @@ impl std::ops::DerefMut for LeaseMut {
     }
 }
 
-/// Tells a forked child from the process that attached.
+/// Tells a forked child from the process that attached, and still lets the child attach for itself.
 pub mod fork {
-    use super::{AtomicU64, Ordering};
     use std::sync::OnceLock;
+    use std::sync::atomic::{AtomicU64, Ordering};
 
-    /// A page that the kernel wipes in a forked child, whatever way it forked.
-    struct Canary(&'static std::sync::atomic::AtomicU64);
+    /// A process, as far as forks go: what was made under one generation is not for another.
+    #[derive(Debug, Clone, Copy)]
+    pub struct Generation {
+        /// A word that the kernel wipes in a forked child, whatever way it forked.
+        word: &'static AtomicU64,
+        number: u64,
+    }
 
-    static CANARY: OnceLock<Option<Canary>> = OnceLock::new();
-    const ALIVE: u64 = 0x6d61_6368_6e65_7421;
+    impl Generation {
+        /// The generation of this process. In a forked child it is a new one.
+        pub fn current() -> Self {
+            static LAST: AtomicU64 = AtomicU64::new(0);
+            let word = canary();
+            if word.load(Ordering::Relaxed) == 0 {
+                // The counter is ordinary memory: a child goes on from its parent's value.
+                let number = LAST.fetch_add(1, Ordering::Relaxed) + 1;
+                let _ = word.compare_exchange(0, number, Ordering::Relaxed, Ordering::Relaxed);
+            }
+            Self { word, number: word.load(Ordering::Relaxed) }
+        }
 
-    fn canary() -> Option<Canary> {
+        /// False in a child that was forked since. One load.
+        #[inline]
+        pub fn is_current(self) -> bool {
+            self.word.load(Ordering::Relaxed) == self.number
+        }
+    }
+
+    fn canary() -> &'static AtomicU64 {
+        /// For kernels before 4.14: no protection, but no false alarm either.
+        static NEVER_WIPED: AtomicU64 = AtomicU64::new(0);
+        static CANARY: OnceLock<&'static AtomicU64> = OnceLock::new();
+        CANARY.get_or_init(|| wiped_word().unwrap_or(&NEVER_WIPED))
+    }
+
+    fn wiped_word() -> Option<&'static AtomicU64> {
         let length = 4096;
         let protection = libc::PROT_READ | libc::PROT_WRITE;
         let flags = libc::MAP_PRIVATE | libc::MAP_ANONYMOUS;
@@ -312,19 +355,6 @@ pub mod fork {
             return None;
         }
         // SAFETY: the page is aligned, zeroed, and never unmapped.
-        let word = unsafe { &*page.cast::<std::sync::atomic::AtomicU64>() };
-        word.store(ALIVE, Ordering::Relaxed);
-        Some(Canary(word))
+        Some(unsafe { &*page.cast::<AtomicU64>() })
     }
-
-    /// False in a child forked after the first call. One load once the canary is there.
-    #[inline]
-    pub fn is_original() -> bool {
-        match CANARY.get_or_init(canary) {
-            Some(Canary(word)) => word.load(Ordering::Relaxed) == ALIVE,
-            None => true, // A kernel before 4.14: no protection, but no false alarm either.
-        }
-    }
-
-    const _: () = assert!(size_of::<AtomicU64>() >= 8);
 }

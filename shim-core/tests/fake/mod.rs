@@ -47,6 +47,11 @@ impl Sidecar {
         static NUMBER: AtomicU32 = AtomicU32::new(0);
         let number = NUMBER.fetch_add(1, Ordering::Relaxed);
         let path = std::env::temp_dir().join(format!("machnet-fake-{}-{number}.sock", std::process::id()));
+        Self::start_at(path, change)
+    }
+
+    /// Serves one attach at a path of the caller's choice.
+    pub fn start_at(path: PathBuf, change: impl Fn(&mut Reply) + Send + 'static) -> Self {
         let _ = std::fs::remove_file(&path);
         let listener = SeqpacketListener::bind(&path).unwrap();
         let (jobs, received) = channel();
@@ -75,6 +80,11 @@ impl Sidecar {
             std::thread::yield_now();
         }
         panic!("never came true: {what}");
+    }
+
+    /// Waits until the application detached or went.
+    pub fn join(&mut self) {
+        self.thread.take().unwrap().join().unwrap();
     }
 
     /// Ends as if killed.

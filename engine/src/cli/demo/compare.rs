@@ -21,6 +21,9 @@ pub(crate) struct Comparison {
     pub(crate) throughput_times: f64,
 }
 
+/// From so many processors on, used by others, the numbers come with a warning.
+const NOTABLE_COMPANY: f64 = 0.15;
+
 const COMPARED: [Path; 3] = [Path::Machnet, Path::SameHost, Path::Udp];
 const TCP: [Path; 2] = [Path::TcpBlocking, Path::TcpSpinning];
 
@@ -51,7 +54,8 @@ fn compare(results: &Results, path: Path, tcp: Path, size: usize) -> Option<Comp
 /// The sentences below the table.
 pub(crate) fn sentences(results: &Results) -> Vec<String> {
     let all = comparisons(results);
-    let mut sentences = Vec::new();
+    // First of all, whether the numbers are worth reading.
+    let mut sentences = company(results);
     for path in COMPARED {
         for tcp in TCP {
             let of: Vec<&Comparison> =
@@ -71,7 +75,7 @@ pub(crate) fn sentences(results: &Results) -> Vec<String> {
                 list(|c| c.p50_times_faster, ("faster", "slower")),
                 list(|c| c.p99_times_faster, ("faster", "slower")),
             ));
-            if tcp == Path::TcpBlocking {
+            if tcp == Path::TcpBlocking && path != Path::Udp {
                 sentences.push(format!(
                     "Throughput of {} beside {}: {}.",
                     path.name(),
@@ -130,8 +134,29 @@ fn facts(results: &Results) -> Vec<String> {
     facts
 }
 
+/// A warning, if somebody else used a good part of a processor.
+fn company(results: &Results) -> Vec<String> {
+    let company = results.company;
+    let mut warnings = Vec::new();
+    if company.programs >= NOTABLE_COMPANY {
+        warnings.push(format!(
+            "Other programs used {:.1} of the {} processors on average during this run, so it says little: every path waits \
+             for them, those that do not sleep most. Try again when the machine is quiet.",
+            company.programs, results.processors
+        ));
+    }
+    if company.machines >= NOTABLE_COMPANY {
+        warnings.push(format!(
+            "The host below this virtual machine kept {:.1} of its {} processors for others during this run.",
+            company.machines, results.processors
+        ));
+    }
+    warnings
+}
+
 #[cfg(test)]
 pub(crate) mod tests {
+    use super::super::company::Company;
     use super::super::plan::{Cell, Found, Numbers};
     use super::*;
     use crate::cli::bench::summary::Summary;
@@ -155,7 +180,7 @@ pub(crate) mod tests {
                 cells.push(Cell { path, size, found });
             }
         }
-        Results { cells, processors: 2, took: Duration::from_secs(25) }
+        Results { cells, processors: 2, company: Company::default(), took: Duration::from_secs(25) }
     }
 
     #[test]
@@ -171,6 +196,18 @@ pub(crate) mod tests {
         assert!(text.contains("machnet udp beside kernel TCP, spinning: at p50 64 B 2.50x slower"), "{text}");
         assert!(text.contains("Throughput of machnet udp beside kernel TCP, blocking: 64 B 2.50x less"));
         assert!(!text.contains("faster"));
+    }
+
+    #[test]
+    fn a_busy_machine_is_named_as_such() {
+        let mut run = results(|_, _| 10.0);
+        assert!(!sentences(&run).join("\n").contains("says little"));
+        run.company = Company { programs: 1.27, machines: 0.2 };
+        let text = sentences(&run).join("\n");
+        assert!(
+            text.contains("Other programs used 1.3 of the 2 processors")
+                && text.contains("kept 0.2 of its 2")
+        );
     }
 
     #[test]

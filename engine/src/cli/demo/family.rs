@@ -129,7 +129,8 @@ impl Family {
 
     /// Who died, of what, and what it said last.
     fn obituary(&mut self, id: usize) -> Failure {
-        let member = &mut self.members[id];
+        let first = self.first_dead(id);
+        let member = &mut self.members[first];
         // Its output has ended, so it is dead or about to be.
         let _ = member.child.kill();
         let how = match member.child.wait() {
@@ -151,6 +152,24 @@ impl Family {
     }
 }
 
+impl Family {
+    /// The cause of a death: children end because the ones that they need, which were started earlier, ended.
+    fn first_dead(&mut self, id: usize) -> usize {
+        let ends_at = clock::now() + INQUEST;
+        loop {
+            let is_dead =
+                |member: &mut Member| !member.is_awaited && matches!(member.child.try_wait(), Ok(Some(_)));
+            if let Some(earlier) = self.members[..id].iter_mut().position(is_dead) {
+                return earlier;
+            }
+            if clock::now() >= ends_at {
+                return id;
+            }
+            thread::sleep(INQUEST_STEP);
+        }
+    }
+}
+
 impl Drop for Family {
     fn drop(&mut self) {
         for member in self.members.iter_mut().rev() {
@@ -160,6 +179,10 @@ impl Drop for Family {
         }
     }
 }
+
+/// How long an obituary looks for a cause.
+const INQUEST: Duration = Duration::from_millis(100);
+const INQUEST_STEP: Duration = Duration::from_millis(5);
 
 fn last_lines(stream: impl Read) -> VecDeque<String> {
     let mut last = VecDeque::new();

@@ -1,5 +1,6 @@
 //! Starts the demo's processes and measures each path and size in turn.
 
+use super::company::Account;
 use super::family::{Family, MemberId};
 use super::place::{FIRST, Place, SECOND, free_udp_port};
 use super::plan::{Cell, Found, Numbers, Path, Plan, Results, SIZES, THROUGHPUT_WINDOW};
@@ -25,6 +26,7 @@ struct Stage {
 /// Measures everything. Whatever happens, no process and no file stays.
 pub(crate) fn measure(plan: Plan) -> Outcome<Results> {
     let started = clock::now();
+    let account = Account::now();
     let mut progress = Progress::new(Path::ALL.len() * SIZES.len());
     progress.show("starting two sidecars and five servers");
     let mut stage = Stage::set(plan)?;
@@ -43,7 +45,10 @@ pub(crate) fn measure(plan: Plan) -> Outcome<Results> {
     progress.clear();
     drop(stage);
     let processors = thread::available_parallelism().map_or(1, usize::from);
-    Ok(Results { cells, processors, took: clock::now().duration_since(started) })
+    let took = clock::now().duration_since(started);
+    // The stage's processes have ended, so the system knows what they used.
+    let company = account.zip(Account::now()).map(|(before, after)| after.since(before, took));
+    Ok(Results { cells, processors, company: company.unwrap_or_default(), took })
 }
 
 impl Stage {

@@ -1,5 +1,6 @@
 //! `machnet demo`: Machnet beside the kernel's TCP and UDP on this machine, between real processes.
 
+mod company;
 mod compare;
 mod family;
 mod measure;

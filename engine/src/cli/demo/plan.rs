@@ -1,5 +1,6 @@
 //! What the demo measures: which paths, which sizes, for how long.
 
+use super::company::Company;
 use crate::cli::bench::MAX_UDP_MESSAGE;
 use crate::cli::bench::summary::Summary;
 use serde::Serialize;
@@ -107,6 +108,8 @@ pub(crate) struct Results {
     pub(crate) cells: Vec<Cell>,
     /// Processors that the demo's processes shared.
     pub(crate) processors: usize,
+    /// Who else used them meanwhile.
+    pub(crate) company: Company,
     pub(crate) took: Duration,
 }
 

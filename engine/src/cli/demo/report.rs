@@ -85,6 +85,8 @@ pub(crate) fn json(results: &Results) -> String {
     serde_json::json!({
         "version": env!("CARGO_PKG_VERSION"),
         "processors": results.processors,
+        "processors_used_by_others": results.company.programs,
+        "processors_stolen": results.company.machines,
         "seconds": results.took.as_secs_f64(),
         "throughput_window": THROUGHPUT_WINDOW,
         "rows": rows,
