@@ -1,5 +1,6 @@
 //! An application that breaks every rule it can: it ends alone, by a named fault, or nothing happens. Its neighbours' messages
 //! all arrive intact, and the engine neither panics nor stalls.
+//! Engine, neighbours and the hostile one run in one thread, step by step, so that a seed repeats a run exactly.
 //!
 //! `HOSTILE_SEED` repeats a run, `HOSTILE_ROUNDS` changes its length.
 #![allow(clippy::unwrap_used, clippy::disallowed_methods, reason = "helpers of tests; a time is printed")]
