@@ -178,6 +178,7 @@ impl<D: Driver> Worker<D> {
             self.host.now = now;
             self.wait(Some(span.as_nanos()));
         }
+        self.quiet_cycles = 0;
         // What is quiet is looked at soon after, not at once: the bells were just read.
         self.next_look = clock.now() + LOOK_INTERVAL;
         if !self.backlog.is_empty() {
