@@ -9,6 +9,7 @@ const FENCES: &[&str] = &[
     "engine/src/driver/memory/ring.rs",
     "engine/src/driver/sys.rs",
     "engine/src/driver/udp/batch.rs",
+    "engine/tests/hostile/sys.rs",
     "ffi/src/boundary.rs",
     "ffi/src/channel.rs",
     "ffi/src/compat.rs",
