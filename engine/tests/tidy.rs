@@ -13,6 +13,7 @@ const FENCES: &[&str] = &[
     "engine/src/sys.rs",
     "engine/tests/driver_conformance.rs",
     "engine/tests/udp_driver.rs",
+    "engine/tests/hostile/sys.rs",
     "ffi/src/boundary.rs",
     "ffi/src/channel.rs",
     "ffi/src/compat.rs",
