@@ -83,9 +83,17 @@ enum RemainsKind {
 enum Reply {
     SynAck(SynAck),
     Reject(Refusal),
-    Reset { refusal: Refusal, stateless: bool },
+    Reset {
+        refusal: Refusal,
+        stateless: bool,
+    },
     /// The end of a flow that ended in order: what of the peer's is acknowledged, and our FIN.
-    Farewell { remote: ConnectionId, number: u32, largest: Option<u32>, fin: Option<u32> },
+    Farewell {
+        remote: ConnectionId,
+        number: u32,
+        largest: Option<u32>,
+        fin: Option<u32>,
+    },
 }
 
 #[derive(Debug, Default)]
@@ -413,8 +421,7 @@ impl Endpoint {
         let carries_data = !pings && !matches!(data.body, header::Body::None);
         let asks = pings || carries_data || data.fin.is_some() || data.confirm.is_some();
         // Who acknowledges what was sent after the end has our FIN too: two that closed must not answer each other for ever.
-        let knows =
-            data.ack.is_some_and(|ack| ack.largest.wrapping_sub(remains.farewell).cast_signed() >= 0);
+        let knows = data.ack.is_some_and(|ack| ack.largest.wrapping_sub(remains.farewell).cast_signed() >= 0);
         match remains.kind {
             RemainsKind::Closed if knows => {}
             RemainsKind::Reset(reason) if asks => self.reply_reset(now, datagram, data, reason),

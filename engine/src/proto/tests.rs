@@ -257,7 +257,11 @@ fn every_single_loss_of_a_short_conversation_is_repaired() {
         net.run(Duration::from_millis(300), |index, _, _| index == lost);
         assert_eq!(net.hosts[1].app.delivered.len(), 20, "datagram {lost} lost");
         assert_eq!(net.hosts[0].app.delivered.len(), 20, "datagram {lost} lost");
-        assert_eq!(net.hosts[0].events.last(), Some(&Event::Finished { flow: client }), "datagram {lost} lost");
+        assert_eq!(
+            net.hosts[0].events.last(),
+            Some(&Event::Finished { flow: client }),
+            "datagram {lost} lost"
+        );
         assert!(
             matches!(net.hosts[1].events.last(), Some(Event::Closed { unacknowledged: 0, .. })),
             "datagram {lost} lost: {:?}",
@@ -366,7 +370,11 @@ fn the_path_size_is_found_for_equal_and_unequal_peers_and_narrow_paths() {
             host.endpoint.handle_room(net.now, flow, 1, 200_000, &mut host.app);
         }
         assert_eq!(net.hosts[1].app.delivered.len(), 12);
-        assert_eq!(net.hosts[0].endpoint.stats(client).unwrap().datagram_size, expected, "{ours} {theirs} {path}");
+        assert_eq!(
+            net.hosts[0].endpoint.stats(client).unwrap().datagram_size,
+            expected,
+            "{ours} {theirs} {path}"
+        );
     }
 }
 
@@ -416,7 +424,11 @@ fn both_ends_may_close_at_once() {
     }
     net.quietly(Duration::from_secs(1));
     for host in &net.hosts {
-        assert!(matches!(host.events.last(), Some(Event::Closed { .. } | Event::Finished { .. })), "{:?}", host.events);
+        assert!(
+            matches!(host.events.last(), Some(Event::Closed { .. } | Event::Finished { .. })),
+            "{:?}",
+            host.events
+        );
         assert_eq!(host.endpoint.flows(), 0);
         assert!(host.app.room.is_empty());
     }
