@@ -339,7 +339,7 @@ impl Flow {
     }
 
     fn keepalive_at(&self, config: &Config) -> Instant {
-        if self.receiver.has_fin() {
+        if self.receiver.has_everything() {
             return Instant::FAR_FUTURE; // The peer is gone in order; our application has still to read.
         }
         self.last_heard.max(self.last_sent) + config.keepalive

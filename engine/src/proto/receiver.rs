@@ -96,6 +96,15 @@ impl Receiver {
         self.fin.is_some()
     }
 
+    /// The peer closed and everything it sent is here: nothing more is needed of it.
+    pub(super) fn has_everything(&self) -> bool {
+        self.fin.is_some_and(|fin| fin.wrapping_sub(self.next) as usize == self.waiting.len())
+            && self
+                .waiting
+                .iter()
+                .all(|entry| entry.as_ref().is_some_and(|entry| entry.there.is_whole(entry.len)))
+    }
+
     /// The peer closes: no message from `number` on. `false`: that contradicts what was received.
     pub(super) fn on_fin(&mut self, number: u32) -> bool {
         if self.fin.is_some() {
