@@ -424,9 +424,9 @@ impl Sender {
                 break;
             }
         }
-        let sample = newest.map(|at| now.since(at).less(Duration::from_micros(u64::from(ack.delay_us))));
-        if let Some(sample) = sample {
-            rtt.on_sample(now, sample);
+        let held = Duration::from_micros(u64::from(ack.delay_us));
+        let sample = newest.map(|at| rtt.on_sample(now, now.since(at), held));
+        if sample.is_some() {
             self.timeouts = 0;
         }
         if acked_bytes > 0 {

@@ -165,7 +165,10 @@ impl FlowTable {
     /// The flow of a handle, if it is alive.
     #[inline]
     pub(crate) fn find(&mut self, handle: u32) -> Option<&mut FlowState> {
-        self.flows.get_mut(place(handle)).filter(|flow| flow.handle == handle)
+        match self.flows.get_mut(place(handle)) {
+            Some(flow) if flow.handle == handle => Some(flow),
+            _ => None,
+        }
     }
 
     /// The flow of a handle, to look at.
@@ -177,7 +180,11 @@ impl FlowTable {
     /// As [`Self::find`], for what the application names.
     #[inline]
     pub(crate) fn named(&mut self, id: FlowId) -> Result<&mut FlowState> {
-        self.find(id.handle).ok_or(Error::UnknownFlow)
+        // Not `ok_or`: that would make and drop an error for each message.
+        match self.find(id.handle) {
+            Some(flow) => Ok(flow),
+            None => Err(Error::UnknownFlow),
+        }
     }
 
     /// A flow that the engine opened.

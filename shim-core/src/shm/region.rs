@@ -128,7 +128,7 @@ impl Mapping<Write> {
     }
 
     /// Copies `bytes` to `offset`. Panics if they do not fit: offsets are ours, never the other side's.
-    #[inline]
+    #[inline(always)]
     pub fn write_bytes(&self, offset: usize, bytes: &[u8]) {
         let target = self.range(offset, bytes.len());
         // SAFETY: `range` checked the bounds; `bytes` is private memory and does not overlap the mapping.
@@ -169,7 +169,7 @@ impl<Access> Mapping<Access> {
     }
 
     /// Copies `into.len()` bytes from `offset`. They are arbitrary: the other side may change them meanwhile.
-    #[inline]
+    #[inline(always)]
     pub fn read_bytes(&self, offset: usize, into: &mut [u8]) {
         let source = self.range(offset, into.len());
         // SAFETY: `range` checked the bounds; `into` is private memory. The other side may store at the same time: bytes
@@ -194,14 +194,14 @@ impl<Access> Mapping<Access> {
         unsafe { libc::madvise(start.cast(), length, advice) };
     }
 
-    #[inline]
+    #[inline(always)]
     fn range(&self, offset: usize, length: usize) -> *mut u8 {
         assert!(offset <= self.length && length <= self.length - offset, "range outside the region");
         // SAFETY: the assertion keeps the result inside the mapping.
         unsafe { self.start.as_ptr().add(offset) }
     }
 
-    #[inline]
+    #[inline(always)]
     fn atomics<const N: usize>(&self, offset: usize) -> &[AtomicU64; N] {
         assert!(offset.is_multiple_of(8), "words are aligned");
         let start = self.range(offset, N * 8);
@@ -212,14 +212,14 @@ impl<Access> Mapping<Access> {
 }
 
 impl<Access> Memory for Mapping<Access> {
-    #[inline]
+    #[inline(always)]
     fn words<const N: usize>(&self, offset: usize) -> ReadWords<'_, N> {
         ReadWords::new(self.atomics(offset))
     }
 }
 
 impl WritableMemory for Mapping<Write> {
-    #[inline]
+    #[inline(always)]
     fn words_mut<const N: usize>(&self, offset: usize) -> &[AtomicU64; N] {
         self.atomics(offset)
     }
