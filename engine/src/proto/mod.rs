@@ -159,10 +159,9 @@ pub trait Payload {
     fn accept(&mut self, flow: FlowId, port: u16, from: SocketAddr, peer: Limits) -> Result<(), Reason>;
     /// Room for all of a message of `len` bytes, or none: `None` counts as a lost datagram and the peer tries again.
     ///
-    /// `in_order`: every message before it was delivered or has its room. One that is not `in_order` may only be given
-    /// room that no other message can come to need (the flow's own guaranteed minimum), never room of a common pool: an
-    /// earlier message may still need that room, and what is acknowledged cannot be evicted to make it. The common pool
-    /// must hold the largest message that the side takes.
+    /// `in_order`: every message before it was delivered or has its room. Those that are not `in_order` may never hold so
+    /// much of a common pool that the largest message would not fit beside all of them: an earlier message may still need
+    /// that room, and what is acknowledged cannot be evicted to make it.
     fn reserve(&mut self, flow: FlowId, len: u32, in_order: bool) -> Option<RxHandle>;
     /// Bytes of a message for which there is room. `offset` + `bytes.len()` is at most the reserved length.
     fn keep(&mut self, flow: FlowId, message: RxHandle, offset: u32, bytes: &[u8]);

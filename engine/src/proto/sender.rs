@@ -98,6 +98,7 @@ pub(super) struct Sender {
     base: u32,
     /// Place in `messages` of the first that was not sent entirely.
     next: usize,
+    /// Message, offset and length of what is to be sent again, in this order.
     repeats: VecDeque<(u32, u32, u32)>,
     packets: VecDeque<SentPacket>,
     /// Number of the first of `packets`.
@@ -590,18 +591,30 @@ impl Sender {
     fn repeat(&mut self, content: Content) {
         match content {
             Content::Nothing | Content::Probe { .. } => {}
-            Content::Segment { message, offset, len } => {
-                if self.place(message).is_some() {
-                    self.repeats.push_back((message, offset, len));
-                }
-            }
+            Content::Segment { message, offset, len } => self.queue_repeat(message, offset, len),
             Content::Bundle { first, count } => {
                 for message in (0..u32::from(count)).map(|index| first.wrapping_add(index)) {
                     if let Some(place) = self.place(message) {
-                        self.repeats.push_back((message, 0, self.messages[place].len));
+                        self.queue_repeat(message, 0, self.messages[place].len);
                     }
                 }
             }
+        }
+    }
+
+    /// Oldest messages first: the peer may have no room for a later one before it has the earlier ones.
+    fn queue_repeat(&mut self, message: u32, offset: u32, len: u32) {
+        let Some(place) = self.place(message) else { return };
+        let base = self.base;
+        let key = (place, offset, len);
+        let before = |&(message, offset, len): &(u32, u32, u32)| {
+            // What was acknowledged meanwhile comes first and is dropped there.
+            let ahead = message.wrapping_sub(base);
+            ahead.cast_signed() < 0 || (ahead as usize, offset, len) < key
+        };
+        let at = self.repeats.partition_point(before);
+        if self.repeats.get(at) != Some(&(message, offset, len)) {
+            self.repeats.insert(at, (message, offset, len));
         }
     }
 

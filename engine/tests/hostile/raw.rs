@@ -240,11 +240,7 @@ impl Raw {
         }
         let slot = self.receive.peek(&self.theirs).expect("the engine tells the truth")?;
         let words: [u64; SLOT_WORDS] = std::array::from_fn(|index| slot.word(index));
-        let event = Event {
-            kind: slot.head.kind,
-            flow: words[1] as u32,
-            words,
-        };
+        let event = Event { kind: slot.head.kind, flow: words[1] as u32, words };
         self.receive.advance();
         if self.tells_heads.0 {
             self.receive.tell_head(&*self.ours);

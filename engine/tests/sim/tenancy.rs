@@ -13,6 +13,8 @@ use std::net::SocketAddr;
 pub(crate) struct Charge {
     pub(crate) minimum: u64,
     pub(crate) pool: u64,
+    /// Taken from the pool while an earlier message was missing.
+    pub(crate) early: bool,
 }
 
 /// What one flow holds.
@@ -79,6 +81,8 @@ pub(crate) struct Tenancy {
     buffers: Vec<Option<Buffer>>,
     pub(crate) outgoing: Vec<Outgoing>,
     pub(crate) pool_used: u64,
+    /// How much of it messages hold that came before an earlier one.
+    pool_early: u64,
     /// Flows that the application has not taken yet.
     pub(crate) backlog: usize,
     /// Room was refused to somebody since the pool last grew.
@@ -97,6 +101,7 @@ impl Tenancy {
             buffers: Vec::new(),
             outgoing: Vec::new(),
             pool_used: 0,
+            pool_early: 0,
             backlog: 0,
             refused: false,
             effects: Vec::new(),
@@ -157,10 +162,12 @@ impl Tenancy {
         self.outgoing.get(handle.0 as usize).copied().filter(|outgoing| outgoing.lent)
     }
 
-    /// Takes room for a message of the flow, or none. The pool is for messages that can be delivered whatever else comes.
+    /// Takes room for a message of the flow, or none. Beside messages out of order the largest one must always fit.
     fn take(&mut self, flow: FlowId, len: u32, in_order: bool) -> Result<Option<Charge>, String> {
         let plan = &self.plan;
         let (pool_free, len_bytes) = (plan.pool_bytes - self.pool_used, u64::from(len));
+        let spare_bytes = plan.pool_bytes - u64::from(plan.max_message());
+        let fits_early = in_order || self.pool_early + len_bytes <= spare_bytes;
         let (minimum_bytes, share_bytes) = (plan.minimum_bytes, plan.share_bytes);
         let limits = Self::limits(plan, 0);
         let Some(slot) = self.slot(flow) else { return Err(format!("{flow:?} is unknown")) };
@@ -178,12 +185,12 @@ impl Tenancy {
             return Err(format!("{flow:?} holds {} bytes and asks for {len} beyond its window", room.bytes));
         }
         let charge = if room.minimum + len_bytes <= minimum_bytes {
-            Charge { minimum: len_bytes, pool: 0 }
-        } else if in_order
+            Charge { minimum: len_bytes, pool: 0, early: false }
+        } else if fits_early
             && len_bytes <= pool_free
             && (room.pool == 0 || room.pool + len_bytes <= share_bytes)
         {
-            Charge { minimum: 0, pool: len_bytes }
+            Charge { minimum: 0, pool: len_bytes, early: !in_order }
         } else {
             self.refused = true;
             return Ok(None);
@@ -193,12 +200,14 @@ impl Tenancy {
         room.minimum += charge.minimum;
         room.pool += charge.pool;
         self.pool_used += charge.pool;
+        self.pool_early += if charge.early { charge.pool } else { 0 };
         Ok(Some(charge))
     }
 
     /// Room comes home.
     pub(crate) fn give_back(&mut self, flow: FlowId, len: u32, charge: Charge) {
         self.pool_used -= charge.pool;
+        self.pool_early -= if charge.early { charge.pool } else { 0 };
         if let Some(slot) = self.slot(flow) {
             slot.room.messages -= 1;
             slot.room.bytes -= u64::from(len);
