@@ -91,15 +91,16 @@ impl Drop for Background {
 
 /// The two machines of the page.
 struct Machines {
+    name: &'static str,
     folder: PathBuf,
     background: Background,
 }
 
 impl Machines {
-    fn new(name: &str) -> Self {
+    fn new(name: &'static str) -> Self {
         let folder = Path::new(env!("CARGO_TARGET_TMPDIR")).join(format!("{name}-{}", std::process::id()));
         fs::create_dir_all(&folder).expect("the folder for tests is writable");
-        Self { folder, background: Background::default() }
+        Self { name, folder, background: Background::default() }
     }
 
     /// A shell that believes to be on `machine`.
@@ -123,7 +124,11 @@ impl Machines {
     }
 
     fn socket(&self, machine: &str) -> PathBuf {
-        std::env::temp_dir().join(format!("machnet-readme-{}-{machine}.sock", std::process::id()))
+        std::env::temp_dir().join(format!(
+            "machnet-readme-{}-{}-{machine}.sock",
+            self.name,
+            std::process::id()
+        ))
     }
 
     fn run(&self, machine: &str, script: &str) -> String {
