@@ -79,7 +79,8 @@ fn truncated(path: &Path, dice: &mut Dice) {
 fn oversized(path: &Path, dice: &mut Dice) {
     let socket = connect(path);
     let length = dice.pick(&[MAX_RECORD + 1, MAX_RECORD * 2, MAX_RECORD]);
-    if socket.send(&vec![dice.pick(&[1, 6, 0]); length], &[]).is_ok() {
+    let record = vec![dice.pick(&[1, 6, 0]); length];
+    if sys::send_with_descriptors(socket.as_fd(), &record, &[]).is_ok() {
         must_end(&socket, "an oversized record");
     }
 }

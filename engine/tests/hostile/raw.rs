@@ -11,8 +11,9 @@ use machnet_client::shm::layout::{
 };
 use machnet_client::shm::region::{Mapping, Read, Write};
 use machnet_client::shm::ring::{Consumer, PeerFault, Producer, SlotHead, WritableMemory};
-use machnet_client::socket::{self, Seqpacket};
+use machnet_client::socket::{self, Record, Seqpacket};
 use std::collections::VecDeque;
+use std::io;
 use std::net::{Ipv4Addr, SocketAddr};
 use std::os::fd::{AsFd, OwnedFd};
 use std::path::Path;
@@ -240,11 +241,7 @@ impl Raw {
         }
         let slot = self.receive.peek(&self.theirs).expect("the engine tells the truth")?;
         let words: [u64; SLOT_WORDS] = std::array::from_fn(|index| slot.word(index));
-        let event = Event {
-            kind: slot.head.kind,
-            flow: words[1] as u32,
-            words,
-        };
+        let event = Event { kind: slot.head.kind, flow: words[1] as u32, words };
         self.receive.advance();
         if self.tells_heads.0 {
             self.receive.tell_head(&*self.ours);
@@ -333,9 +330,9 @@ impl Raw {
         // If it cannot go, why not stands in the socket.
         let _ = self.made.socket.send(&asked.encode(), &[]);
         loop {
-            let record = match self.made.socket.receive() {
+            let record = match self.receive() {
                 Ok(record) => record,
-                Err(error) if error.kind() == std::io::ErrorKind::WouldBlock => {
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
                     panic!("STALL: the control socket does not answer")
                 }
                 Err(_) => return Err(Outcome::Gone),
@@ -400,8 +397,16 @@ impl Raw {
         false
     }
 
-    fn read_end(&mut self) {
+    /// A socket that was closed before it read all says so first, and then what was in it for us.
+    fn receive(&self) -> io::Result<Record> {
         match self.made.socket.receive() {
+            Err(error) if error.kind() == io::ErrorKind::ConnectionReset => self.made.socket.receive(),
+            other => other,
+        }
+    }
+
+    fn read_end(&mut self) {
+        match self.receive() {
             Ok(record) if record.bytes.is_empty() => self.ended = Some(Outcome::Gone),
             Ok(record) => {
                 if let Ok(Reply::Failed { request: 0, text, .. }) = Reply::decode(&record.bytes) {
