@@ -193,9 +193,10 @@ impl Geometry {
         (self.receive_slots + self.max_flows).next_power_of_two()
     }
 
-    /// Slots of the send-done ring: one entry per flow is enough, because entries are cumulative.
+    /// Slots of the send-done ring: one entry per flow is enough, because entries are cumulative. A ring has two at least.
     pub const fn send_done_slots(&self) -> u32 {
-        self.max_flows.next_power_of_two()
+        let slots = self.max_flows.next_power_of_two();
+        if slots < 2 { 2 } else { slots }
     }
 
     /// Largest message in bytes that the application can send.
