@@ -283,7 +283,8 @@ impl World {
             let entry = received.entry(message.flow).or_default();
             entry.0 += 1;
             if let store::Content::Buffers(extents) = &message.content {
-                entry.1 += extents.buffers();
+                // Those that were given room ahead of their turn are counted for the tenant, not for the flow.
+                entry.1 += if message.ahead { 0 } else { extents.buffers() };
             }
         }
         for (slot, flow) in tenant.flows() {
