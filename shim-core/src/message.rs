@@ -5,8 +5,9 @@ use crate::channel::Room;
 use crate::error::Result;
 use crate::shm::Geometry;
 use crate::shm::atomic::{AtomicU64, Ordering};
-use crate::shm::layout::INLINE_BYTES;
-use crate::shm::region::{Lease, Mapping, Read};
+use crate::shm::layout::{INLINE_BYTES, SLOT_WORDS};
+use crate::shm::region::{Lease, read_words};
+use crate::shm::ring::ReadWords;
 use std::sync::{Arc, Mutex, OnceLock, PoisonError, Weak};
 
 /// Somebody who can tell the engine of returned loans at once.
@@ -107,13 +108,13 @@ pub struct Message(Body);
 impl Message {
     /// An in-slot message of `length` bytes, read from its slot.
     #[inline(always)]
-    pub(crate) fn inline(length: usize, region: &Mapping<Read>, at: usize) -> Self {
+    pub(crate) fn inline(length: usize, slot: ReadWords<'_, SLOT_WORDS>) -> Self {
         let mut bytes = [0; INLINE_BYTES];
         // Two constant sizes are a few instructions each; one that varies is a call.
         if length <= 64 {
-            region.read_bytes(at, &mut bytes[..64]);
+            read_words(slot, 2, &mut bytes[..64]);
         } else {
-            region.read_bytes(at, &mut bytes);
+            read_words(slot, 2, &mut bytes);
         }
         Self::copied(length, bytes)
     }

@@ -240,11 +240,8 @@ pub(crate) struct Core {
     /// Flows with in-slot messages that were taken and not told, and the sum of those.
     taken_flows: Vec<u32>,
     taken_total: u32,
-    /// When to tell: so many of one flow, or of all.
-    taken_flow_limit: u32,
+    /// So many of them are told at once.
     taken_limit: u32,
-    /// Slots taken from the receive ring before the engine is told of its head in any case.
-    untold_limit: u32,
     returns: Arc<Returns>,
     over: Option<Over>,
     event_mode: bool,
@@ -292,10 +289,9 @@ impl Core {
             unsent_done: VecDeque::new(),
             taken_flows: Vec::new(),
             taken_total: 0,
-            // The engine guarantees each flow a few messages; what is held back here must be less than those.
-            taken_flow_limit: (g.receive_slots / 64).clamp(1, 16),
-            taken_limit: g.receive_slots / 16,
-            untold_limit: g.receive_slots / 4,
+            // A sixteenth of the ring at most, so that what is held back here never matters to the senders' windows; and
+            // more than 16 to an entry would save nothing that can be measured.
+            taken_limit: (g.receive_slots / 16).min(16),
             returns: Arc::new(Returns::new(&g)),
             over: None,
             event_mode: false,

@@ -4,7 +4,9 @@ use super::queue::Entry;
 use super::{Core, FlowId, ListenerState};
 use crate::error::{Error, Result};
 use crate::message::Message;
-use crate::shm::layout::{INLINE_BYTES, receive_done_kind, receive_kind};
+use crate::shm::layout::{INLINE_BYTES, SLOT_WORDS, receive_done_kind, receive_kind};
+use crate::shm::region::read_words;
+use crate::shm::ring::Slot;
 use std::collections::VecDeque;
 use std::net::SocketAddr;
 
@@ -18,13 +20,6 @@ pub(crate) enum Source {
     Flow(FlowId),
     /// Those of every flow in channel mode, in order of arrival.
     Any,
-}
-
-/// Where an in-slot message lies in the engine's region.
-#[derive(Clone, Copy, Debug)]
-struct Direct {
-    at: usize,
-    length: usize,
 }
 
 /// A channel-mode flow, named by its ends.
@@ -47,8 +42,8 @@ impl Core {
     /// As [`Self::try_recv`], if the short way is open.
     #[inline(always)]
     pub(crate) fn recv_direct(&mut self, id: FlowId) -> Option<Message> {
-        let Direct { at, length } = self.peek_direct(id, INLINE_BYTES)?;
-        let message = Message::inline(length, &self.theirs, at);
+        let slot = self.peek_direct(id, INLINE_BYTES)?;
+        let message = Message::inline(usize::from(slot.head.length), slot.words());
         self.took_direct(id);
         Some(message)
     }
@@ -71,8 +66,9 @@ impl Core {
     /// As [`Self::try_recv_into`], if the short way is open.
     #[inline(always)]
     pub(crate) fn recv_into_direct(&mut self, id: FlowId, buffer: &mut [u8]) -> Option<usize> {
-        let Direct { at, length } = self.peek_direct(id, buffer.len())?;
-        self.theirs.read_bytes(at, &mut buffer[..length]);
+        let slot = self.peek_direct(id, buffer.len())?;
+        let length = usize::from(slot.head.length);
+        read_words(slot.words(), 2, &mut buffer[..length]);
         self.took_direct(id);
         Some(length)
     }
@@ -87,34 +83,30 @@ impl Core {
     /// The short way, which most messages go: nothing is queued for the flow, and the next slot of the ring is an in-slot
     /// message of it, of at most `room` bytes. Nothing in any other case. Read it, then call [`Self::took_direct`].
     #[inline(always)]
-    fn peek_direct(&mut self, id: FlowId, room: usize) -> Option<Direct> {
-        let flow = self.flows.find(id.handle)?;
-        if !flow.list.is_empty() || !flow.sendable || flow.channel_mode {
+    fn peek_direct(&self, id: FlowId, room: usize) -> Option<Slot<'_, SLOT_WORDS>> {
+        let flow = self.flows.look(id.handle)?;
+        if !flow.list.is_empty() || !flow.direct {
             return None;
         }
         let Ok(Some(slot)) = self.receive_ring.peek(&*self.theirs) else { return None };
         let length = usize::from(slot.head.length);
-        let word = u64::from(id.handle) | (length as u64) << 32;
-        let short = slot.head.kind == receive_kind::INLINE && length.wrapping_sub(1) < INLINE_BYTES;
-        (short && slot.word(1) == word && length <= room)
-            .then(|| Direct { at: self.receive_ring.next_offset() + 16, length })
+        #[expect(clippy::cast_possible_truncation, reason = "the lower half of its word")]
+        let same_flow = slot.word(1) as u32 == id.handle;
+        let fits = length.wrapping_sub(1) < INLINE_BYTES && length <= room;
+        (slot.head.kind == receive_kind::INLINE && same_flow && fits).then_some(slot)
     }
 
     #[inline(always)]
     fn took_direct(&mut self, id: FlowId) {
-        let Some(flow) = self.flows.find(id.handle) else { return };
         self.receive_ring.advance();
         self.empty_polls = 0;
-        if flow.taken == 0 {
+        let Some(flow) = self.flows.find(id.handle) else { return };
+        flow.taken += 1;
+        if flow.taken == 1 {
             self.taken_flows.push(id.handle);
         }
-        flow.taken += 1;
         self.taken_total += 1;
-        // The end of a run, or a ring whose head was not told for long.
-        if flow.taken >= self.taken_flow_limit
-            || self.taken_total >= self.taken_limit
-            || self.receive_ring.untold() >= self.untold_limit
-        {
+        if self.taken_total >= self.taken_limit {
             self.after_direct();
         }
     }
@@ -134,7 +126,7 @@ impl Core {
         }
         flow.taken += 1;
         self.taken_total += 1;
-        if flow.taken >= self.taken_flow_limit || self.taken_total >= self.taken_limit {
+        if self.taken_total >= self.taken_limit {
             self.flush_taken();
         }
     }
@@ -328,6 +320,7 @@ impl Core {
             return;
         }
         flow.channel_mode = true;
+        flow.direct = false;
         let mut at = flow.list;
         let mut count = 0;
         while self.slab.front(&at).is_some() {

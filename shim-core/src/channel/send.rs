@@ -6,7 +6,7 @@ use crate::error::{Error, Result};
 use crate::shm::atomic::Ordering;
 use crate::shm::layout::{ConnectRequest, INLINE_BYTES, send_kind};
 use crate::shm::ledger::{Extents, may_take};
-use crate::shm::region::LeaseMut;
+use crate::shm::region::{LeaseMut, write_words};
 use crate::shm::ring::SlotHead;
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::time::Duration;
@@ -32,7 +32,7 @@ impl Core {
     pub(crate) fn send_direct(&mut self, id: FlowId, message: &[u8]) -> bool {
         let Some(flow) = self.flows.find(id.handle) else { return false };
         let length = message.len();
-        let fits = length.wrapping_sub(1) < INLINE_BYTES.min(flow.max_message as usize);
+        let fits = length.wrapping_sub(1) < INLINE_BYTES && length <= flow.max_message as usize;
         let credit = flow.outstanding() + flow.reserved < flow.credit;
         if !fits || !credit || !flow.sendable || self.over.is_some() || self.send_ring.known_free() == 0 {
             return false;
@@ -132,10 +132,9 @@ impl Core {
     fn publish_inline(&mut self, id: FlowId, message: &[u8]) {
         #[expect(clippy::cast_possible_truncation, reason = "at most INLINE_BYTES")]
         let length = message.len() as u16;
-        let at = self.send_ring.next_offset();
         let slot = self.send_ring.open(&*self.ours);
         slot[1].store(u64::from(id.handle) | u64::from(length) << 32, Ordering::Relaxed);
-        self.ours.write_bytes(at + 16, message);
+        write_words(slot, 2, message);
         self.send_ring.seal(slot, SlotHead { kind: send_kind::INLINE, count: 0, length });
     }
 
@@ -370,6 +369,7 @@ impl Core {
         let first = !flow.closing;
         flow.closing = true;
         flow.sendable = false;
+        flow.direct = false;
         let (ended, channel_mode) = (flow.end.is_some(), flow.channel_mode);
         self.discard(id);
         if ended && channel_mode {

@@ -121,6 +121,27 @@ fn map<Access>(region: &impl AsFd, length: usize, protection: libc::c_int) -> io
     Ok(mapping)
 }
 
+/// Copies `into.len()` bytes of a slot from its word `first` on. They are arbitrary, as in [`Mapping::read_bytes`].
+/// Panics beyond the slot.
+#[inline(always)]
+pub fn read_words<const N: usize>(words: ReadWords<'_, N>, first: usize, into: &mut [u8]) {
+    assert!(first * 8 + into.len() <= N * 8, "range outside the slot");
+    let source = words.inner().as_ptr().cast::<u8>();
+    // SAFETY: the assertion keeps the range inside the words, and `into` is private memory. As in `read_bytes`, the bytes
+    // are copied as opaque values of a foreign process.
+    unsafe { std::ptr::copy_nonoverlapping(source.add(first * 8), into.as_mut_ptr(), into.len()) }
+}
+
+/// Copies `bytes` into a slot from its word `first` on. Panics if they do not fit.
+#[inline(always)]
+pub fn write_words<const N: usize>(words: &[AtomicU64; N], first: usize, bytes: &[u8]) {
+    assert!(first * 8 + bytes.len() <= N * 8, "range outside the slot");
+    let target = words.as_ptr().cast_mut().cast::<u8>();
+    // SAFETY: the assertion keeps the range inside the words, which are atomics of memory that this side may write (only
+    // `WritableMemory` hands them out); `bytes` is private. The slot is not published, so nobody is to read it yet.
+    unsafe { std::ptr::copy_nonoverlapping(bytes.as_ptr(), target.add(first * 8), bytes.len()) }
+}
+
 impl Mapping<Write> {
     /// Maps a sealed memfd of exactly `length` bytes for reading and writing.
     pub fn writable(region: &impl AsFd, length: usize) -> io::Result<Self> {

@@ -30,6 +30,12 @@ impl<'a, const N: usize> ReadWords<'a, N> {
         Self(words)
     }
 
+    /// The words themselves, for the fence that copies them.
+    #[inline(always)]
+    pub(super) fn inner(&self) -> &'a [AtomicU64; N] {
+        self.0
+    }
+
     /// Word `index`, as it is now.
     #[inline(always)]
     pub fn load(&self, index: usize) -> u64 {
@@ -239,6 +245,12 @@ pub struct Slot<'a, const N: usize> {
 }
 
 impl<const N: usize> Slot<'_, N> {
+    /// All its words, to copy a run of their bytes.
+    #[inline(always)]
+    pub fn words(&self) -> ReadWords<'_, N> {
+        self.words
+    }
+
     /// Word `index`, loaded now; load it once.
     #[inline(always)]
     pub fn word(&self, index: usize) -> u64 {
