@@ -312,7 +312,11 @@ impl World {
         }
         assert!(received.is_empty(), "received messages belong to flows");
         assert_eq!(tenant.tx_ledger.free() + tx_held, tenant.tx_ledger.total(), "TX buffers");
-        assert_eq!(tenant.rx_ledger.free() + rx_held, tenant.rx_ledger.total(), "RX buffers");
+        assert_eq!(
+            tenant.rx_ledger.free() + rx_held + tenant.ahead_buffers,
+            tenant.rx_ledger.total(),
+            "RX buffers"
+        );
         assert_eq!(tenant.outstanding, outstanding, "messages outstanding");
         assert!(outstanding <= GEOMETRY.receive_slots && flows <= GEOMETRY.max_flows);
     }
