@@ -1,5 +1,10 @@
 //! All connections of one engine: who a datagram is for, who may send next, what strangers are told.
 
+mod opening;
+mod replies;
+
+use replies::{RESET_BURST, Remains, RemainsKind, Reply};
+
 use super::flow::{Flow, Handled};
 use super::handshake::{self, COOKIE_LIFETIME_S, CookieJar};
 use super::rng::Rng;
@@ -7,28 +12,16 @@ use super::seq::low;
 use super::time::{Duration, Instant};
 use super::timers::Timers;
 use super::{
-    Body, Config, Counters, Datagram, Event, FlowId, FlowStats, Limits, Listening, Payload, Reason,
-    SendError, Transmit, TxHandle,
+    Body, Config, Counters, Datagram, Event, FlowId, FlowStats, Limits, Payload, Reason, SendError, Transmit,
+    TxHandle,
 };
-use crate::wire::header::{
-    self, Confirm, ConnectionId, Data, Emitter, Packet, Refusal, SYN_ACK_LEN, Syn, SynAck, VERSION,
-    WireLimits,
-};
+use crate::wire::header::{self, ConnectionId, Data, Emitter, Packet, Refusal, Syn, VERSION, WireLimits};
 use std::collections::{BTreeMap, HashMap, VecDeque};
 use std::hash::{BuildHasherDefault, Hasher};
 use std::net::SocketAddr;
 
 /// Packets that one flow may send before the next one's turn.
 const QUANTUM: u32 = 32;
-/// Answers to strangers that wait to be sent.
-const MAX_REPLIES: usize = 256;
-/// Resets for strangers: so many at once, and one more each millisecond.
-const RESET_BURST: u64 = 64;
-const RESET_INTERVAL: Duration = Duration::from_millis(1);
-/// Ended flows that are remembered.
-const MAX_TIME_WAIT: usize = 65_536;
-/// For how long: longer than any cookie that could make the flow again.
-const TIME_WAIT: Duration = Duration::from_secs(COOKIE_LIFETIME_S as u64 + 5);
 /// A wake-up is never nearer than this.
 const LEAST_WAIT: Duration = Duration::from_micros(1);
 /// First of the ports that name our flows at a peer.
@@ -54,48 +47,6 @@ impl Hasher for IdHasher {
 }
 
 type ById<T> = HashMap<u32, T, BuildHasherDefault<IdHasher>>;
-
-/// What is left of a flow that ended, so that late packets of its peer are answered rightly.
-#[derive(Debug, Clone, Copy)]
-struct Remains {
-    remote: ConnectionId,
-    to: SocketAddr,
-    next_number: u64,
-    /// Low half of the number of the first packet sent for the flow after its end.
-    farewell: u32,
-    /// Our FIN, if we closed: a peer that closed at the same time may not have it.
-    fin: Option<u32>,
-    kind: RemainsKind,
-}
-
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum RemainsKind {
-    /// Everything the peer sent was delivered: any packet of it is acknowledged.
-    TookAll,
-    /// We closed: its FIN is acknowledged, its data is not.
-    Closed,
-    /// The flow was reset for this reason; the peer is told again.
-    Reset(Reason),
-}
-
-/// Something to say that belongs to no flow.
-#[derive(Debug, Clone, Copy)]
-enum Reply {
-    SynAck(SynAck),
-    Reject(Refusal),
-    Reset {
-        refusal: Refusal,
-        stateless: bool,
-    },
-    /// The end of a flow that ended in order: what of the peer's is acknowledged (the highest, and how many below it), and
-    /// our FIN.
-    Farewell {
-        remote: ConnectionId,
-        number: u32,
-        acked: Option<(u32, u16)>,
-        fin: Option<u32>,
-    },
-}
 
 #[derive(Debug, Default)]
 struct Slot {
@@ -229,56 +180,6 @@ impl Endpoint {
         None
     }
 
-    fn accept(
-        &mut self,
-        now: Instant,
-        datagram: &Datagram<'_>,
-        data: &Data<'_>,
-        confirm: &Confirm,
-        payload: &mut impl Payload,
-    ) -> Option<u32> {
-        if !self.has_room() {
-            self.decline(now, datagram, data, confirm, Reason::TooManyFlows);
-            return None;
-        }
-        let id = self.reserve_slot();
-        let from = SocketAddr::new(datagram.from.ip(), confirm.flow_port);
-        let limits = Limits::from_wire(confirm.client_limits);
-        if let Err(reason) = payload.accept(id, confirm.port, from, limits) {
-            self.free_slot(id.index());
-            self.decline(now, datagram, data, confirm, reason);
-            return None;
-        }
-        self.counters.accepted += 1;
-        let flow = Flow::accepted(now, id, data.id, datagram.from, confirm, &self.config);
-        self.by_remote.insert((flow.to, flow.remote), id.index());
-        self.by_id.insert(data.id.0, id.index());
-        self.slots[id.index() as usize].flow = Some(Box::new(flow));
-        Some(id.index())
-    }
-
-    /// A confirmed connection is not taken. It is remembered as reset, because every packet of the client's first flight
-    /// carries the proof, and a later one must not make the flow that an earlier one was refused.
-    fn decline(
-        &mut self,
-        now: Instant,
-        datagram: &Datagram<'_>,
-        data: &Data<'_>,
-        confirm: &Confirm,
-        reason: Reason,
-    ) {
-        let remains = Remains {
-            remote: confirm.client,
-            to: datagram.from,
-            next_number: u64::from(confirm.server_number) + 1,
-            farewell: confirm.server_number.wrapping_add(1),
-            fin: None,
-            kind: RemainsKind::Reset(reason),
-        };
-        self.remember(now, data.id, remains);
-        self.reply_reset(now, datagram, data, reason);
-    }
-
     fn has_room(&self) -> bool {
         self.by_id.len() < self.config.max_flows as usize
     }
@@ -296,86 +197,6 @@ impl Endpoint {
         slot.flow = None;
         slot.generation = slot.generation.wrapping_add(1);
         self.free.push(index);
-    }
-
-    fn on_syn(&mut self, now: Instant, from: SocketAddr, syn: &Syn, payload: &mut impl Payload) {
-        let reason = if syn.versions.0 > VERSION || syn.versions.1 < handshake::OLDEST_VERSION {
-            Some(Reason::Version)
-        } else if !self.has_room() {
-            Some(Reason::TooManyFlows)
-        } else {
-            None
-        };
-        let refused = match (reason, payload.listening(syn.port)) {
-            (Some(reason), _) => reason,
-            (None, Listening::Nobody) => Reason::Refused,
-            (None, Listening::Busy) => Reason::Busy,
-            (None, Listening::Open(limits)) => return self.answer_syn(now, from, syn, limits),
-        };
-        self.counters.syns_refused += 1;
-        let refusal = Refusal { id: syn.client, number: syn.number, reason: refused as u8 };
-        self.reply(from, Reply::Reject(refusal));
-    }
-
-    fn answer_syn(&mut self, now: Instant, from: SocketAddr, syn: &Syn, limits: Limits) {
-        let server = self.fresh_id();
-        let number = self.rng.next_u32();
-        let max_datagram = u16::try_from(self.config.max_datagram).unwrap_or(u16::MAX);
-        let offer = handshake::offer(syn, number, limits, max_datagram);
-        let answer = SynAck {
-            client: syn.client,
-            echo: syn.number,
-            version: VERSION,
-            engines: self.config.engines,
-            server,
-            number,
-            limits: limits.to_wire(),
-            max_datagram,
-            stamp: syn.stamp,
-            cookie: self.jar.issue(now, from, server, &offer),
-        };
-        self.reply(from, Reply::SynAck(answer));
-    }
-
-    fn fresh_id(&mut self) -> ConnectionId {
-        loop {
-            let id = self.rng.next_u32();
-            if !self.by_id.contains_key(&id) && !self.remains.contains_key(&id) {
-                return ConnectionId(id);
-            }
-        }
-    }
-
-    fn on_syn_ack(&mut self, now: Instant, from: SocketAddr, answer: &SynAck) {
-        let Some((index, flow)) = flow_of(&self.by_id, &mut self.slots, answer.client, from) else {
-            self.counters.drop_forged_answer += 1;
-            return;
-        };
-        if flow.connecting.is_none() && flow.remote == answer.server {
-            return; // The answer came twice.
-        }
-        if !flow.on_syn_ack(now, answer, &self.config) {
-            self.counters.drop_forged_answer += 1;
-            return;
-        }
-        self.counters.connected += 1;
-        let key = (flow.to, flow.remote);
-        self.events.push_back(Event::Connected { flow: flow.id, peer: flow.peer });
-        self.by_remote.insert(key, index);
-        self.schedule(now, index);
-    }
-
-    fn on_reject(&mut self, from: SocketAddr, refusal: Refusal) {
-        let believed = flow_of(&self.by_id, &mut self.slots, refusal.id, from)
-            .filter(|(_, flow)| flow.connecting.as_ref().is_some_and(|c| c.syn.number == refusal.number))
-            .map(|(index, flow)| (index, flow.id));
-        let (Some((index, id)), Some(reason)) = (believed, Reason::from_code(refusal.reason)) else {
-            self.counters.drop_forged_answer += 1;
-            return;
-        };
-        self.counters.connects_failed += 1;
-        self.events.push_back(Event::ConnectFailed { flow: id, reason });
-        self.remove(index);
     }
 
     fn on_reset(
@@ -410,62 +231,6 @@ impl Endpoint {
             Some(index) if believed => self.end(now, index, End::Reset { reason, tell: false }, payload),
             _ => self.counters.drop_forged_answer += 1,
         }
-    }
-
-    /// A late packet of a flow that ended.
-    fn answer_late(&mut self, now: Instant, remains: &Remains, datagram: &Datagram<'_>, data: &Data<'_>) {
-        if remains.to.ip() != datagram.from.ip() {
-            self.counters.drop_wrong_address += 1;
-            return;
-        }
-        let pings = matches!(data.body, header::Body::Ping { .. } | header::Body::Nudge);
-        let carries_data = !pings && !matches!(data.body, header::Body::None);
-        let asks = pings || carries_data || data.fin.is_some() || data.confirm.is_some();
-        // Who acknowledges what was sent after the end has our FIN too: two that closed must not answer each other for ever.
-        let knows = data.ack.is_some_and(|ack| ack.largest.wrapping_sub(remains.farewell).cast_signed() >= 0);
-        match remains.kind {
-            RemainsKind::Closed if knows => {}
-            RemainsKind::Reset(reason) if asks => self.reply_reset(now, datagram, data, reason),
-            RemainsKind::TookAll if asks => self.reply_late(data, remains, Some(data.number)),
-            // Nobody took the data, so it is not acknowledged; but the peer may not know yet that we closed.
-            RemainsKind::Closed if carries_data => self.reply_late(data, remains, None),
-            RemainsKind::Closed if asks => self.reply_late(data, remains, Some(data.number)),
-            _ => {}
-        }
-    }
-
-    fn reply_late(&mut self, data: &Data<'_>, remains: &Remains, largest: Option<u32>) {
-        let Some(kept) = self.remains.get_mut(&data.id.0) else { return };
-        let number = low(kept.next_number);
-        kept.next_number += 1;
-        let acked = largest.map(|largest| (largest, 0));
-        let reply = Reply::Farewell { remote: remains.remote, number, acked, fin: remains.fin };
-        self.reply(remains.to, reply);
-    }
-
-    /// Tells a stranger, or one that does not know it yet, that there is no such flow: smaller than what is answered, and
-    /// not too often.
-    fn reply_reset(&mut self, now: Instant, datagram: &Datagram<'_>, data: &Data<'_>, reason: Reason) {
-        let passed = now.since(self.resets_counted_at).as_nanos() / RESET_INTERVAL.as_nanos();
-        if passed > 0 {
-            self.resets_allowed = (self.resets_allowed + passed).min(RESET_BURST);
-            self.resets_counted_at = now;
-        }
-        if self.resets_allowed == 0 || datagram.bytes.len() < header::RESET_LEN {
-            self.counters.replies_suppressed += 1;
-            return;
-        }
-        self.resets_allowed -= 1;
-        let refusal = Refusal { id: data.id, number: data.number, reason: reason as u8 };
-        self.reply(datagram.from, Reply::Reset { refusal, stateless: true });
-    }
-
-    fn reply(&mut self, to: SocketAddr, reply: Reply) {
-        if self.replies.len() >= MAX_REPLIES {
-            self.counters.replies_suppressed += 1;
-            return;
-        }
-        self.replies.push_back((to, reply));
     }
 
     /// Call when `poll_timeout` has passed.
@@ -553,12 +318,6 @@ impl Endpoint {
         self.slots[id.index() as usize].flow = Some(Box::new(flow));
         self.schedule(now, id.index());
         Ok(id)
-    }
-
-    fn take_flow_port(&mut self) -> u16 {
-        let port = self.next_flow_port;
-        self.next_flow_port = port.checked_add(1).unwrap_or(FIRST_FLOW_PORT);
-        port
     }
 
     /// Gives a message of `len` bytes to a connected flow. `acknowledged` names it when the peer has it.
@@ -706,26 +465,6 @@ impl Endpoint {
         }
     }
 
-    fn remember(&mut self, now: Instant, local: ConnectionId, remains: Remains) {
-        if self.remains_order.len() >= MAX_TIME_WAIT
-            && let Some((_, oldest)) = self.remains_order.pop_front()
-        {
-            self.remains.remove(&oldest);
-        }
-        self.remains.insert(local.0, remains);
-        self.remains_order.push_back((now + TIME_WAIT, local.0));
-    }
-
-    fn expire_remains(&mut self, now: Instant) {
-        while let Some(&(expires, id)) = self.remains_order.front() {
-            if expires > now {
-                return;
-            }
-            self.remains_order.pop_front();
-            self.remains.remove(&id);
-        }
-    }
-
     /// The next datagram to send, if the windows allow one now.
     #[inline]
     pub fn poll_transmit(&mut self, now: Instant) -> Option<Transmit> {
@@ -789,29 +528,6 @@ impl Endpoint {
             body: made.body,
             body_len: made.body_len,
         })
-    }
-
-    fn transmit_reply(&mut self, to: SocketAddr, reply: Reply) -> Transmit {
-        match reply {
-            Reply::SynAck(answer) => {
-                self.emitter.syn_ack(&answer);
-                debug_assert!(self.emitter.as_bytes().len() == SYN_ACK_LEN, "a SYN_ACK has one length");
-            }
-            Reply::Reject(refusal) => self.emitter.reject(refusal),
-            Reply::Reset { refusal, stateless } => self.emitter.reset(refusal, stateless),
-            Reply::Farewell { remote, number, acked, fin } => {
-                self.emitter.start_data(remote, number);
-                if let Some((largest, run)) = acked {
-                    self.emitter.ack(largest, run, 0, std::iter::empty());
-                }
-                if let Some(fin) = fin {
-                    self.emitter.fin(fin);
-                }
-            }
-        }
-        self.counters.datagrams_sent += 1;
-        let header_len = self.emitter.as_bytes().len();
-        Transmit { to, flow: None, header_len, body: Body::Empty, body_len: 0 }
     }
 
     /// Writes the header of the datagram that the last `poll_transmit` returned into `out`, `header_len` bytes.

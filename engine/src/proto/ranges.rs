@@ -165,8 +165,9 @@ mod tests {
                 (start..start + len).for_each(|at| bitmap[at as usize] = true);
                 prop_assert_eq!(ranges.insert(start, start + len) as usize, fresh);
                 let whole = bitmap.iter().take_while(|&&there| there).count();
-                prop_assert!(ranges.is_whole(whole as u32));
-                prop_assert!(!ranges.is_whole(whole as u32 + 1));
+                let whole = u32::try_from(whole).unwrap();
+                prop_assert!(ranges.is_whole(whole));
+                prop_assert!(!ranges.is_whole(whole + 1));
             }
         }
 

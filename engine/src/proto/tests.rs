@@ -219,11 +219,11 @@ fn messages_of_all_sizes_arrive_whole_and_in_order_both_ways() {
     let mut net = Net::new();
     let ends = net.open();
     let sizes = [1, 2, 64, 111, 1_186, 1_187, 1_188, 1_200, 5_000, 70_000, 1 << 20, 8 << 20];
-    for (index, &size) in sizes.iter().enumerate() {
+    for (index, &size) in (0_u32..).zip(&sizes) {
         let now = net.now;
-        let bytes = pattern(size, index);
-        net.hosts[0].send(now, ends.0, index as u32, bytes.clone());
-        net.hosts[1].send(now, ends.1, index as u32, bytes);
+        let bytes = pattern(size, index as usize);
+        net.hosts[0].send(now, ends.0, index, bytes.clone());
+        net.hosts[1].send(now, ends.1, index, bytes);
         net.hosts.iter_mut().zip([ends.0, ends.1]).for_each(|(host, flow)| {
             host.endpoint.handle_room(now, flow, 1, size as u64, &mut host.app);
         });
@@ -234,7 +234,7 @@ fn messages_of_all_sizes_arrive_whole_and_in_order_both_ways() {
         for (index, (_, bytes)) in host.app.delivered.iter().enumerate() {
             assert!(*bytes == pattern(sizes[index], index), "message {index}");
         }
-        assert_eq!(host.app.acknowledged, (0..sizes.len() as u32).collect::<Vec<_>>());
+        assert_eq!(host.app.acknowledged, (0..u32::try_from(sizes.len()).unwrap()).collect::<Vec<_>>());
     }
 }
 
@@ -318,7 +318,7 @@ fn a_forged_reset_is_counted_and_not_believed() {
         let mut emitter = crate::wire::header::Emitter::default();
         let id = crate::wire::header::ConnectionId(id.wrapping_mul(0x9e37_79b9));
         let refusal = crate::wire::header::Refusal { id, number: id.0, reason: 4 };
-        emitter.reset(refusal, id.0 % 2 == 0);
+        emitter.reset(refusal, id.0.is_multiple_of(2));
         let from = SocketAddr::from(([10, 0, 0, 2], 31_580));
         host.endpoint.handle_datagram(net.now, &Datagram { from, bytes: emitter.as_bytes() }, &mut host.app);
     }
