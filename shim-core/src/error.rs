@@ -335,6 +335,15 @@ impl Error {
     }
 }
 
+/// The answer of a call that says `WouldBlock`, as that of one that finds nothing.
+#[inline]
+pub(crate) fn would_block<T>(outcome: Result<T>) -> Result<Option<T>> {
+    match outcome {
+        Err(Error::WouldBlock) => Ok(None),
+        outcome => outcome.map(Some),
+    }
+}
+
 impl From<PeerFault> for Error {
     fn from(fault: PeerFault) -> Self {
         Self::SidecarBroken(fault)

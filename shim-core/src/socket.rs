@@ -353,6 +353,28 @@ pub fn drain(bell: BorrowedFd<'_>) -> Drained {
     }
 }
 
+/// Reads at most `most` bytes of a doorbell, 64 at a time at most; says how many, or nothing if the other end is gone.
+pub fn take_rings(bell: BorrowedFd<'_>, most: u32) -> Option<u32> {
+    let mut bytes = [0_u8; 64];
+    let most = bytes.len().min(most as usize);
+    if most == 0 {
+        return Some(0);
+    }
+    loop {
+        // SAFETY: `bytes` is writable for `most` bytes.
+        let got = unsafe { libc::read(bell.as_raw_fd(), bytes.as_mut_ptr().cast(), most) };
+        if got > 0 {
+            return u32::try_from(got).ok();
+        }
+        match io::Error::last_os_error().kind() {
+            _ if got == 0 => return None,
+            io::ErrorKind::Interrupted => {}
+            io::ErrorKind::WouldBlock => return Some(0),
+            _ => return None,
+        }
+    }
+}
+
 /// Waits until `descriptor` is readable or hung up. `timeout` of `None` waits for ever. Says whether it is.
 pub fn wait_readable(descriptor: BorrowedFd<'_>, timeout: Option<std::time::Duration>) -> io::Result<bool> {
     let mut entry = libc::pollfd { fd: descriptor.as_raw_fd(), events: libc::POLLIN, revents: 0 };

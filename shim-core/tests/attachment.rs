@@ -424,3 +424,100 @@ fn a_shut_down_listener_or_flow_ends_its_waits() {
     let error = other.shutdown_wait(LONG).unwrap_err();
     assert!(matches!(error, Error::Reset { reason: ResetReason::Timeout, unacknowledged: 1 }));
 }
+
+/// One flow's call may take from the rings what another flow's was told is not there.
+#[test]
+fn an_event_loop_over_many_flows_misses_nothing_whatever_its_order() {
+    let sidecar = Sidecar::start();
+    let attachment = attach(&sidecar);
+    let flows: Vec<_> = (0..4).map(|_| attachment.connect(peer(HOLD)).unwrap()).collect();
+    let listener = attachment.listen("0.0.0.0:0", 0).unwrap();
+    let descriptor = attachment.event_fd().unwrap();
+    let handles: Vec<_> = flows.iter().map(machnet_client::Flow::handle).collect();
+    std::thread::scope(|scope| {
+        let engine = &sidecar;
+        scope.spawn(move || {
+            for number in 0..4000_u32 {
+                let handle = handles[(number.wrapping_mul(2_654_435_761) >> 16) as usize % 4];
+                engine.with(move |engine| engine.deliver(handle, &number.to_le_bytes()));
+            }
+        });
+        let mut received = 0;
+        while received < 4000 {
+            assert!(listener.try_accept().unwrap().is_none());
+            for flow in &flows {
+                while flow.try_recv().unwrap().is_some() {
+                    received += 1;
+                }
+            }
+            if received < 4000 {
+                assert!(readable(descriptor, LONG), "after {received}");
+            }
+        }
+    });
+}
+
+#[test]
+fn a_flow_that_the_loop_left_alone_does_not_keep_it_awake() {
+    let sidecar = Sidecar::start();
+    let attachment = attach(&sidecar);
+    let (paused, active) = (attachment.connect(peer(HOLD)).unwrap(), attachment.connect(peer(HOLD)).unwrap());
+    let descriptor = attachment.event_fd().unwrap();
+    assert!(paused.try_recv().unwrap().is_none());
+    assert!(active.try_recv().unwrap().is_none());
+    let handle = paused.handle();
+    sidecar.with(move |engine| (0..5).for_each(|_| engine.deliver(handle, b"for later")));
+    // The loop asks for the active one only: after a few rounds it sleeps.
+    let quiet = (0..10).any(|_| {
+        assert!(active.try_recv().unwrap().is_none());
+        !readable(descriptor, SHORT)
+    });
+    assert!(quiet, "the loop never comes to rest");
+    let handle = active.handle();
+    sidecar.with(move |engine| engine.deliver(handle, b"now"));
+    assert!(readable(descriptor, LONG));
+    assert_eq!(*active.try_recv().unwrap().unwrap(), *b"now");
+    // Whoever comes back tries first.
+    for _ in 0..5 {
+        assert_eq!(*paused.try_recv().unwrap().unwrap(), *b"for later");
+    }
+}
+
+#[test]
+fn an_event_loop_learns_of_connects_flows_and_buffers() {
+    let sidecar = Sidecar::start();
+    let attachment = attach(&sidecar);
+    let listener = attachment.listen("0.0.0.0:0", 0).unwrap();
+    let (hoarder, other) = (attachment.connect(peer(HOLD)).unwrap(), attachment.connect(peer(HOLD)).unwrap());
+    let descriptor = attachment.event_fd().unwrap();
+    let pending = attachment.start_connect(peer(ECHO), None, None).unwrap();
+    while pending.try_finish().unwrap().is_none() {
+        assert!(listener.try_accept().unwrap().is_none());
+        assert!(readable(descriptor, LONG));
+    }
+    sidecar.with(|engine| {
+        let number = engine.listeners[0].0;
+        engine.arrive(number, 50)
+    });
+    let accepted = loop {
+        assert!(other.try_recv().unwrap().is_none());
+        if let Some(flow) = listener.try_accept().unwrap() {
+            break flow;
+        }
+        assert!(other.try_recv().unwrap().is_none());
+        assert!(readable(descriptor, LONG));
+    };
+    drop(accepted);
+    // The other flow has credit; the buffers it needs come with the hoarder's acknowledgements.
+    while hoarder.try_send(&[1; 2048]).is_ok() {}
+    assert!(matches!(other.try_send(&[2; 35 * 2048]), Err(Error::WouldBlock)));
+    let handle = hoarder.handle();
+    let held = hoarder.unacknowledged();
+    for _ in 0..held {
+        sidecar.with(move |engine| engine.acknowledge(handle, 1));
+    }
+    while matches!(other.try_send(&[2; 35 * 2048]), Err(Error::WouldBlock)) {
+        assert!(hoarder.try_recv().unwrap().is_none());
+        assert!(readable(descriptor, LONG));
+    }
+}

@@ -1,9 +1,9 @@
 //! One connection, from any thread.
 
 use super::shared::{Interest, Shared};
-use super::{Attachment, send, send_parts, would_block};
-use crate::channel::{End, FlowId, Room, Source};
-use crate::error::{Error, Result};
+use super::{Attachment, send, send_parts};
+use crate::channel::{End, FlowId, Room, Source, Wants};
+use crate::error::{Error, Result, would_block};
 use crate::message::{Message, TxLoan};
 use std::net::SocketAddr;
 use std::sync::Arc;
@@ -79,24 +79,24 @@ impl Flow {
     /// # Errors
     /// As for [`Self::try_send`] but `WouldBlock`, and only if nothing was sent.
     pub fn try_send_many(&self, messages: &[&[u8]]) -> Result<usize> {
-        self.shared.with(|core| {
-            let mut sent = 0;
-            let mut looked_again = false;
-            let mut outcome = Ok(());
-            while let Some(message) = messages.get(sent) {
-                outcome = core.try_send(self.id, message);
-                match outcome {
-                    Ok(()) => sent += 1,
-                    Err(Error::WouldBlock) if !looked_again && core.must_look_again() => looked_again = true,
-                    Err(_) => break,
+        let mut sent = 0;
+        let outcome = self.shared.with(|core| {
+            let outcome = core.attempt(Wants::Send(self.id), |core| {
+                while let Some(message) = messages.get(sent) {
+                    if would_block(core.try_send(self.id, message))?.is_none() {
+                        return Ok(None);
+                    }
+                    sent += 1;
                 }
-            }
+                Ok(Some(()))
+            });
             core.ring_after_send();
-            match outcome {
-                Err(error) if sent == 0 && !matches!(error, Error::WouldBlock) => Err(error),
-                _ => Ok(sent),
-            }
-        })
+            outcome
+        });
+        match outcome {
+            Err(error) if sent == 0 => Err(error),
+            _ => Ok(sent),
+        }
     }
 
     /// The next message, if one is there.
@@ -105,7 +105,10 @@ impl Flow {
     /// [`Error::Closed`], [`Error::Reset`], [`Error::EngineLost`], [`Error::SidecarBroken`], [`Error::Forked`].
     #[inline]
     pub fn try_recv(&self) -> Result<Option<Message>> {
-        self.shared.attempt(|core| core.try_recv(self.id))
+        self.shared.with(|core| match core.recv_direct(self.id) {
+            Some(message) => Ok(Some(message)),
+            None => core.attempt(Wants::Receive(self.id), |core| core.try_recv(self.id)),
+        })
     }
 
     /// Waits for the next message.
@@ -138,7 +141,10 @@ impl Flow {
     /// As for [`Self::try_recv`], and [`Error::BufferTooSmall`]: the message stays.
     #[inline]
     pub fn try_recv_into(&self, buffer: &mut [u8]) -> Result<Option<usize>> {
-        self.shared.attempt(|core| core.try_recv_into(self.id, buffer))
+        self.shared.with(|core| match core.recv_into_direct(self.id, buffer) {
+            Some(length) => Ok(Some(length)),
+            None => core.attempt(Wants::Receive(self.id), |core| core.try_recv_into(self.id, buffer)),
+        })
     }
 
     /// Copies the next message into `buffer`; says its length in bytes.
@@ -157,7 +163,7 @@ impl Flow {
         if most == 0 {
             return Ok(0);
         }
-        let first = self.shared.attempt(|core| {
+        let first = self.shared.attempt(Wants::Receive(self.id), |core| {
             let Some(first) = core.try_recv(self.id)? else { return Ok(None) };
             out.push(first);
             let mut count = 1;
@@ -177,7 +183,7 @@ impl Flow {
     /// # Errors
     /// As for [`Self::try_send`].
     pub fn lend(&self, len: usize) -> Result<TxLoan> {
-        let room = self.shared.attempt(|core| would_block(core.lend(self.id, len)))?;
+        let room = self.shared.attempt(Wants::Send(self.id), |core| would_block(core.lend(self.id, len)))?;
         let lent = Lent { shared: Arc::clone(&self.shared), id: self.id };
         Ok(TxLoan::new(lent, room.ok_or(Error::WouldBlock)?))
     }

@@ -2,6 +2,7 @@
 
 use super::shared::{Interest, Shared};
 use super::{Attachment, Flow};
+use crate::channel::Wants;
 use crate::error::Result;
 use std::net::SocketAddr;
 use std::sync::Arc;
@@ -54,7 +55,7 @@ impl Listener {
     /// # Errors
     /// As for [`Self::accept`].
     pub fn try_accept(&self) -> Result<Option<Flow>> {
-        let id = self.shared.attempt(|core| core.try_accept(self.number))?;
+        let id = self.shared.attempt(Wants::Accept(self.number), |core| core.try_accept(self.number))?;
         id.map(|id| Flow::new(&self.shared, id)).transpose()
     }
 
@@ -113,7 +114,9 @@ impl PendingConnect {
     /// # Errors
     /// As for [`Attachment::connect`]; [`crate::Error::UnknownFlow`] after the outcome was told.
     pub fn try_finish(&self) -> Result<Option<Flow>> {
-        let id = self.shared.attempt(|core| core.try_finish_connect(self.request))?;
+        let id = self
+            .shared
+            .attempt(Wants::Connect(self.request), |core| core.try_finish_connect(self.request))?;
         id.map(|id| Flow::new(&self.shared, id)).transpose()
     }
 

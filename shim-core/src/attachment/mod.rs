@@ -8,8 +8,8 @@ pub use flow::Flow;
 pub(crate) use flow::Lent;
 pub use listener::{Listener, PendingConnect};
 
-use crate::channel::{Channel, ChannelInfo, Core, Ends, FlowId, Source};
-use crate::error::{Error, Result};
+use crate::channel::{Channel, ChannelInfo, Core, Ends, FlowId, Source, Wants};
+use crate::error::{Error, Result, would_block};
 use crate::message::Message;
 use shared::{Interest, Shared};
 use std::net::{IpAddr, SocketAddr, ToSocketAddrs};
@@ -55,32 +55,22 @@ fn first_address(address: impl ToSocketAddrs) -> Result<SocketAddr> {
     addresses.next().ok_or_else(|| Error::invalid("the name has no address"))
 }
 
-/// A call that answers `WouldBlock`, as one that finds nothing.
-fn would_block<T>(outcome: Result<T>) -> Result<Option<T>> {
-    match outcome {
-        Err(Error::WouldBlock) => Ok(None),
-        outcome => outcome.map(Some),
-    }
-}
-
 /// A send, and the doorbell after it.
 #[inline]
 fn send(core: &mut Core, flow: FlowId, message: &[u8]) -> Result<()> {
-    let mut outcome = core.try_send(flow, message);
-    if matches!(outcome, Err(Error::WouldBlock)) && core.must_look_again() {
-        outcome = core.try_send(flow, message);
+    if core.send_direct(flow, message) {
+        core.ring_after_send();
+        return Ok(());
     }
+    let sent = core.attempt(Wants::Send(flow), |core| would_block(core.try_send(flow, message)));
     core.ring_after_send();
-    outcome
+    sent?.ok_or(Error::WouldBlock)
 }
 
 fn send_parts(core: &mut Core, flow: FlowId, parts: &[&[u8]]) -> Result<()> {
-    let mut outcome = core.try_send_parts(flow, parts);
-    if matches!(outcome, Err(Error::WouldBlock)) && core.must_look_again() {
-        outcome = core.try_send_parts(flow, parts);
-    }
+    let sent = core.attempt(Wants::Send(flow), |core| would_block(core.try_send_parts(flow, parts)));
     core.ring_after_send();
-    outcome
+    sent?.ok_or(Error::WouldBlock)
 }
 
 impl Attachment {
@@ -148,7 +138,9 @@ impl Attachment {
         local: Option<IpAddr>,
         timeout: Option<Duration>,
     ) -> Result<PendingConnect> {
-        let request = self.shared.attempt(|core| would_block(core.start_connect(remote, local, timeout)))?;
+        let request = self
+            .shared
+            .attempt(Wants::Slot, |core| would_block(core.start_connect(remote, local, timeout)))?;
         Ok(PendingConnect::new(&self.shared, request.ok_or(Error::WouldBlock)?))
     }
 
@@ -182,7 +174,7 @@ impl Attachment {
     /// # Errors
     /// As for [`Self::recv_any`].
     pub fn try_recv_any(&self) -> Result<Option<Arrival>> {
-        Ok(self.shared.attempt(Core::try_recv_any)?.map(Arrival::new))
+        Ok(self.shared.attempt(Wants::Any, Core::try_recv_any)?.map(Arrival::new))
     }
 
     /// As [`Self::try_recv_any`], copying into `buffer`: flow, peer, own end, length in bytes.
@@ -193,7 +185,7 @@ impl Attachment {
         &self,
         buffer: &mut [u8],
     ) -> Result<Option<(FlowId, SocketAddr, SocketAddr, usize)>> {
-        let found = self.shared.attempt(|core| core.try_recv_any_into(buffer))?;
+        let found = self.shared.attempt(Wants::Any, |core| core.try_recv_any_into(buffer))?;
         Ok(found.map(|(ends, length)| (ends.flow, ends.peer, ends.local, length)))
     }
 
@@ -202,7 +194,9 @@ impl Attachment {
     /// # Errors
     /// As for [`Self::recv_any`].
     pub fn drop_any(&self) -> Result<bool> {
-        self.shared.with(|core| core.drop_queued(Source::Any))
+        let dropped =
+            self.shared.attempt(Wants::Any, |core| Ok(core.drop_queued(Source::Any)?.then_some(())))?;
+        Ok(dropped.is_some())
     }
 
     /// The channel-mode flow between these ends.
@@ -246,7 +240,9 @@ impl Attachment {
     pub fn send_to(&self, flow: FlowId, message: &[u8], timeout: Option<Duration>) -> Result<()> {
         self.shared.wait(timeout, Interest::Send(flow, message.len()), |core| {
             channel_mode(core, flow)?;
-            would_block(send(core, flow, message))
+            let outcome = core.try_send(flow, message);
+            core.ring_after_send();
+            would_block(outcome)
         })
     }
 

@@ -5,7 +5,7 @@
 //! A message is popped by the thread that returns it, so a wait that is cut short loses nothing.
 
 use crate::attach::{Control, Unlistener};
-use crate::channel::{Channel, ChannelInfo, Core, Doorbell, FlowId, Source};
+use crate::channel::{Channel, ChannelInfo, Core, Doorbell, FlowId, Source, Wants};
 use crate::error::{Error, Result};
 use crate::message::FlushReturns;
 use crate::shm::region::fork::Generation;
@@ -131,16 +131,14 @@ impl Shared {
         outcome
     }
 
-    /// A call that does not wait, with the second look of event mode.
+    /// A call that does not wait, as event mode wants it.
     #[inline]
     pub(super) fn attempt<T>(
         &self,
-        mut call: impl FnMut(&mut Core) -> Result<Option<T>>,
+        wants: Wants,
+        call: impl FnMut(&mut Core) -> Result<Option<T>>,
     ) -> Result<Option<T>> {
-        self.with(|core| match call(core) {
-            Ok(None) if core.must_look_again() => call(core),
-            outcome => outcome,
-        })
+        self.with(|core| core.attempt(wants, call))
     }
 
     /// Calls those whose wait is over. At the end of whatever may have taken something out of the rings.

@@ -133,8 +133,10 @@ impl Core {
         let Some(flow) = self.flows.find(entry.flow) else { return Err(PeerFault::Flow) };
         let list = if flow.channel_mode {
             flow.common += 1;
+            self.news.note(&mut self.common_told);
             &mut self.common
         } else {
+            self.news.note(&mut flow.receiving);
             &mut flow.list
         };
         if self.slab.push(list, entry) { Ok(()) } else { Err(PeerFault::Credit) }
@@ -155,6 +157,7 @@ impl Core {
         let request = self.connects.get_mut(&taken.argument).filter(|request| request.outcome.is_none());
         let Some(request) = request else { return Err(PeerFault::Token) };
         request.outcome = Some(Ok(taken.flow));
+        self.news.note(&mut request.told);
         let abandoned = request.abandoned;
         let info = self.slot_flow_info(taken.at);
         self.flows.open(taken.flow, info, self.geometry.max_send())?;
@@ -169,6 +172,7 @@ impl Core {
         let request = self.connects.get_mut(&taken.argument).filter(|request| request.outcome.is_none());
         let Some(request) = request else { return Err(PeerFault::Token) };
         request.outcome = Some(Err(taken.head.length));
+        self.news.note(&mut request.told);
         if request.abandoned {
             self.connects.remove(&taken.argument);
         }
@@ -197,6 +201,7 @@ impl Core {
             self.enter_channel_mode(flow);
         } else {
             state.arrived.push_back(flow);
+            self.news.note(&mut state.told);
         }
     }
 
@@ -212,9 +217,12 @@ impl Core {
             return Err(PeerFault::Flow);
         };
         flow.finish(end, taken.argument, &mut self.tx);
+        self.news.note(&mut flow.receiving);
+        self.news.note(&mut flow.sending);
         if !flow.owned || (flow.channel_mode && flow.common == 0) {
             self.release(taken.flow);
         }
+        self.note_room();
         Ok(())
     }
 
@@ -237,12 +245,13 @@ impl Core {
             self.send_done.advance();
             came = true;
             // Credit may come a moment after the flow's end and find nobody; after the end nothing is under way.
-            if let Some(flow) = self.flows.find(handle).filter(|flow| flow.end.is_none())
-                && let Err(fault) = flow.acknowledge(total, &mut self.tx)
-            {
+            let Some(flow) = self.flows.find(handle).filter(|flow| flow.end.is_none()) else { continue };
+            if let Err(fault) = flow.acknowledge(total, &mut self.tx) {
                 self.broken(fault);
                 break;
             }
+            self.news.note(&mut flow.sending);
+            self.note_room();
         }
         if came {
             self.send_done.tell_head(&*self.ours);

@@ -1,6 +1,7 @@
 //! The flows of a channel as the application's end knows them.
 
 use super::FlowId;
+use super::events::Told;
 use super::queue::List;
 use crate::error::{Error, ResetReason, Result};
 use crate::shm::layout::FlowInfo;
@@ -41,6 +42,9 @@ pub(crate) struct FlowState {
     pub(crate) channel_mode: bool,
     /// Nothing more comes.
     pub(crate) end: Option<End>,
+    /// Who was told that there is no message, and that there is no credit.
+    pub(crate) receiving: Told,
+    pub(crate) sending: Told,
     /// Messages published, modulo 2^32.
     pub(crate) sent: u32,
     /// Messages acknowledged, modulo 2^32.
@@ -78,6 +82,8 @@ impl FlowState {
             closing: false,
             channel_mode: false,
             end: None,
+            receiving: Told::default(),
+            sending: Told::default(),
             sent: 0,
             acknowledged: 0,
             reserved: 0,

@@ -5,6 +5,7 @@
 //! trusts its sidecar with its data, but not with its memory.
 
 mod drain;
+mod events;
 mod flows;
 mod queue;
 mod receive;
@@ -28,7 +29,9 @@ use crate::shm::ledger::Ledger;
 use crate::shm::region::fork::Generation;
 use crate::shm::region::{Mapping, Read, Write};
 use crate::shm::ring::{Consumer, PeerFault, Producer, SlotHead};
-use crate::socket::{self, Drained, Ring};
+use crate::socket::{self, Ring};
+pub(crate) use events::Wants;
+use events::{News, Told};
 pub(crate) use flows::End;
 use flows::FlowTable;
 use queue::{List, Slab};
@@ -36,7 +39,6 @@ use std::collections::{HashMap, VecDeque};
 use std::net::SocketAddr;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::sync::Arc;
-use std::time::Duration;
 
 /// A flow of one channel. An id whose flow was released is refused, even when its place is in use again.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Hash)]
@@ -148,6 +150,7 @@ struct ListenerState {
     channel_mode: bool,
     /// Flows that arrived and were not accepted yet.
     arrived: VecDeque<u32>,
+    told: Told,
 }
 
 /// A connect that was asked for.
@@ -159,6 +162,7 @@ struct Connecting {
     abandoned: bool,
     /// The flow's handle, or the reason's code.
     outcome: Option<std::result::Result<u32, u16>>,
+    told: Told,
 }
 
 /// A done slot that waits for room in its ring.
@@ -170,39 +174,10 @@ struct Done {
     argument: u32,
 }
 
-/// What a thread that is about to sleep has to watch.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub(crate) enum Watch {
-    /// The doorbell will ring.
-    Bell,
-    /// The doorbell holds a byte that belongs to the application's own event loop: look again soon.
-    Slice,
-}
-
-impl Watch {
-    /// Whether to wait for the doorbell's byte, or only for its hang-up.
-    pub(crate) fn listens(self) -> bool {
-        self == Self::Bell
-    }
-
-    /// How long to sleep of what is `left`.
-    pub(crate) fn span(self, left: Option<Duration>) -> Option<Duration> {
-        match self {
-            Self::Bell => left,
-            Self::Slice => Some(left.map_or(SLICE, |left| left.min(SLICE))),
-        }
-    }
-}
-
-/// While a byte lies in the doorbell that is not ours to read, look this often.
-const SLICE: Duration = Duration::from_millis(1);
 /// After so many polls in a row that found nothing, what was taken is told to the engine.
 const EMPTY_POLLS_BEFORE_FLUSH: u32 = 64;
 /// After so many, the doorbell is asked whether the sidecar is still there.
 const EMPTY_POLLS_BEFORE_CHECK: u32 = 4096;
-/// Calls in event mode that found nothing, with no ring between them, before the doorbell is read for a hang-up.
-const IDLE_CALLS_BEFORE_CHECK: u32 = 2;
-
 /// The state of a channel. Not safe for threads, never waits.
 #[derive(Debug)]
 pub(crate) struct Core {
@@ -247,6 +222,14 @@ pub(crate) struct Core {
     event_mode: bool,
     empty_polls: u32,
     idle_calls: u32,
+    /// Rings that were answered to us and whose bytes lie in the doorbell.
+    bytes_due: u32,
+    news: News,
+    /// Who was told that there is nothing in the common queue, and no slot of the send ring.
+    common_told: Told,
+    slot_told: Told,
+    /// Flows with credit that were told to wait: for buffers or a slot.
+    room_waiters: Vec<u32>,
     /// Something came since [`Self::take_changed`].
     changed: bool,
     /// Done slots were published and the engine was not woken for them yet.
@@ -297,6 +280,11 @@ impl Core {
             event_mode: false,
             empty_polls: 0,
             idle_calls: 0,
+            bytes_due: 0,
+            news: News::default(),
+            common_told: Told::default(),
+            slot_told: Told::default(),
+            room_waiters: Vec::new(),
             changed: false,
             unrung: false,
         }
@@ -464,120 +452,6 @@ impl Core {
         }
         if self.empty_polls.is_multiple_of(EMPTY_POLLS_BEFORE_CHECK) {
             self.check_alive();
-        }
-    }
-
-    /// Asks the doorbell whether the other end is gone.
-    pub(crate) fn check_alive(&mut self) {
-        let zero = Some(Duration::ZERO);
-        if socket::wait_bell(self.bell.wait_fd(), false, None, zero).is_ok_and(|woken| woken.hung_up) {
-            self.lost();
-        }
-    }
-
-    /// The sidecar is gone. What it published before is still there and is taken first.
-    pub(crate) fn lost(&mut self) {
-        self.poll();
-        self.set_over(Over::Lost);
-    }
-
-    /// From now on a call that finds nothing arms the doorbell.
-    pub(crate) fn enter_event_mode(&mut self) {
-        if !self.event_mode {
-            self.event_mode = true;
-            self.poll();
-            self.rearm();
-        }
-    }
-
-    /// A call found nothing and is about to say so. Says whether it has to look again first.
-    #[inline]
-    pub(crate) fn must_look_again(&mut self) -> bool {
-        self.event_mode && self.over.is_none() && self.rearm()
-    }
-
-    /// The rule of event mode: read the descriptor only if rung, arm, look again. Then either the descriptor is readable or
-    /// nothing has come since.
-    fn rearm(&mut self) -> bool {
-        self.flush();
-        let armed = self.sleeper.is_armed();
-        if !self.sleeper.rung(&*self.theirs) {
-            if armed && !self.suspects_hang_up() {
-                return false; // What the caller just did was the second look.
-            }
-        } else if !self.drain_bell() {
-            return true;
-        }
-        self.sleeper.arm(&*self.ours, REASON_ANY);
-        true
-    }
-
-    /// Armed, not rung, and called again with nothing to find: if the descriptor was readable, it is a hang-up. Says
-    /// whether a byte was read, so that the doorbell has to be armed anew.
-    fn suspects_hang_up(&mut self) -> bool {
-        self.idle_calls += 1;
-        if self.idle_calls < IDLE_CALLS_BEFORE_CHECK {
-            return false;
-        }
-        self.idle_calls = 0;
-        match socket::drain(self.bell.wait_fd()) {
-            Drained::None => false,
-            Drained::Some => {
-                self.sleeper.drained(true);
-                true
-            }
-            Drained::HungUp => {
-                self.lost();
-                true
-            }
-        }
-    }
-
-    /// Reads the doorbell. Says false if the other end is gone.
-    fn drain_bell(&mut self) -> bool {
-        self.idle_calls = 0;
-        match socket::drain(self.bell.wait_fd()) {
-            Drained::HungUp => {
-                self.lost();
-                false
-            }
-            drained => {
-                self.sleeper.drained(drained == Drained::Some);
-                true
-            }
-        }
-    }
-
-    /// Arms the doorbell for a thread that wants to sleep. It has to look again, then watch what this says, and call
-    /// [`Self::after_sleep`].
-    pub(crate) fn before_sleep(&mut self) -> Watch {
-        self.flush();
-        if !self.event_mode {
-            self.sleeper.arm(&*self.ours, REASON_ANY);
-            return Watch::Bell;
-        }
-        // In event mode the byte in the doorbell is the application's: were it read here, its event loop would miss
-        // what came for other flows meanwhile.
-        if self.sleeper.rung(&*self.theirs) {
-            return Watch::Slice;
-        }
-        if !self.sleeper.is_armed() {
-            self.sleeper.arm(&*self.ours, REASON_ANY);
-        }
-        Watch::Bell
-    }
-
-    /// The sleep is over, or was not needed (`woken` of nothing).
-    pub(crate) fn after_sleep(&mut self, woken: socket::Woken) {
-        if woken.hung_up {
-            self.lost();
-        }
-        if self.event_mode {
-            return;
-        }
-        self.sleeper.disarm(&*self.ours);
-        if woken.bell {
-            self.drain_bell();
         }
     }
 }

@@ -1,5 +1,6 @@
 //! What the application takes: messages, flows that arrived; and what it gives back.
 
+use super::events::Told;
 use super::queue::Entry;
 use super::{Core, FlowId, ListenerState};
 use crate::error::{Error, Result};
@@ -101,6 +102,7 @@ impl Core {
         self.receive_ring.advance();
         self.empty_polls = 0;
         let Some(flow) = self.flows.find(id.handle) else { return };
+        flow.receiving = Told::default(); // What is news for it would be queued, and this way closed.
         flow.taken += 1;
         if flow.taken == 1 {
             self.taken_flows.push(id.handle);
@@ -308,6 +310,10 @@ impl Core {
     pub(super) fn release(&mut self, handle: u32) {
         self.discard(FlowId { handle });
         self.flush_taken_of(handle);
+        if let Some(flow) = self.flows.find(handle) {
+            self.news.satisfy(&mut flow.receiving);
+            self.news.satisfy(&mut flow.sending);
+        }
         self.push_done(receive_done_kind::RELEASED, 0, handle, 0);
         self.flows.remove(handle);
         self.changed = true;
@@ -366,7 +372,10 @@ impl Core {
     pub(crate) fn end_listen(&mut self, listener: Option<u32>, channel_mode: bool) {
         self.listens_pending -= 1;
         if let Some(listener) = listener {
-            self.listeners.insert(listener, ListenerState { channel_mode, arrived: VecDeque::new() });
+            self.listeners.insert(
+                listener,
+                ListenerState { channel_mode, arrived: VecDeque::new(), told: Told::default() },
+            );
         }
         for (of, flow) in std::mem::take(&mut self.orphans) {
             if Some(of) == listener {
@@ -383,7 +392,8 @@ impl Core {
 
     /// Forgets a listener; what nobody accepted is refused.
     pub(crate) fn forget_listener(&mut self, listener: u32) -> bool {
-        let Some(state) = self.listeners.remove(&listener) else { return false };
+        let Some(mut state) = self.listeners.remove(&listener) else { return false };
+        self.news.satisfy(&mut state.told);
         for flow in state.arrived {
             self.refuse(flow);
         }

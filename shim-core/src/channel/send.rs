@@ -1,5 +1,6 @@
 //! What goes to the engine: messages, connects, closes.
 
+use super::events::Told;
 use super::flows::FlowState;
 use super::{Connecting, Core, FlowId};
 use crate::error::{Error, Result};
@@ -38,6 +39,9 @@ impl Core {
             return false;
         }
         flow.sent = flow.sent.wrapping_add(1);
+        if flow.sending.is_waited_for() {
+            self.news.satisfy(&mut flow.sending);
+        }
         self.publish_inline(id, message);
         true
     }
@@ -313,7 +317,7 @@ impl Core {
             }
         });
         let local = SocketAddr::new(local.unwrap_or(IpAddr::V4(Ipv4Addr::UNSPECIFIED)), 0);
-        let connecting = Connecting { remote, local, abandoned: false, outcome: None };
+        let connecting = Connecting { remote, local, abandoned: false, outcome: None, told: Told::default() };
         self.connects.insert(request, connecting);
         self.notify();
         Ok(request)
@@ -327,7 +331,7 @@ impl Core {
         let Some(connect) = self.connects.get(&request) else { return Err(Error::UnknownFlow) };
         let Some(outcome) = connect.outcome else { return self.check_over().map(|()| None) };
         let (remote, local) = (connect.remote, connect.local);
-        self.connects.remove(&request);
+        self.remove_connect(request);
         match outcome {
             Ok(handle) => Ok(Some(FlowId { handle })),
             Err(code) => Err(Error::of_connect(remote, local, code)),
@@ -339,15 +343,22 @@ impl Core {
         self.over.is_some() || self.connects.get(&request).is_none_or(|connect| connect.outcome.is_some())
     }
 
+    fn remove_connect(&mut self, request: u32) {
+        if let Some(mut connect) = self.connects.remove(&request) {
+            self.news.satisfy(&mut connect.told);
+        }
+    }
+
     /// Nobody waits for the connect any more: its flow is closed as soon as it is there.
     pub(crate) fn abandon_connect(&mut self, request: u32) {
         let Some(connect) = self.connects.get_mut(&request) else { return };
         connect.abandoned = true;
+        self.news.satisfy(&mut connect.told);
         match connect.outcome {
             None => {}
-            Some(Err(_)) => drop(self.connects.remove(&request)),
+            Some(Err(_)) => self.remove_connect(request),
             Some(Ok(handle)) => {
-                self.connects.remove(&request);
+                self.remove_connect(request);
                 self.disown(FlowId { handle });
                 self.notify();
             }

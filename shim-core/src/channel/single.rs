@@ -1,8 +1,8 @@
 //! The channel of a single thread: no lock, no hidden thread.
 
-use super::{ChannelInfo, ConnectId, Core, FlowId, ListenerId};
+use super::{ChannelInfo, ConnectId, Core, FlowId, ListenerId, Wants};
 use crate::attach::Control;
-use crate::error::{Error, Result};
+use crate::error::{Error, Result, would_block};
 use crate::message::Message;
 use crate::socket;
 use crate::wait::{Deadline, Idle, Step, WaitPolicy};
@@ -70,7 +70,7 @@ impl Channel {
     /// [`Error::Closed`] if the listener is none, [`Error::EngineLost`], [`Error::SidecarBroken`].
     pub fn try_accept(&mut self, listener: ListenerId) -> Result<Option<FlowId>> {
         self.core.check_process()?;
-        self.attempt(|core| core.try_accept(listener.0))
+        self.core.attempt(Wants::Accept(listener.0), |core| core.try_accept(listener.0))
     }
 
     /// Waits for the next flow.
@@ -92,10 +92,7 @@ impl Channel {
         local: Option<IpAddr>,
         timeout: Option<Duration>,
     ) -> Result<FlowId> {
-        let request = self.wait(None, |core| match core.start_connect(remote, local, timeout) {
-            Err(Error::WouldBlock) => Ok(None),
-            outcome => outcome.map(Some),
-        })?;
+        let request = self.wait(None, |core| would_block(core.start_connect(remote, local, timeout)))?;
         self.wait(None, |core| core.try_finish_connect(request))
     }
 
@@ -110,7 +107,8 @@ impl Channel {
         timeout: Option<Duration>,
     ) -> Result<ConnectId> {
         self.core.check_process()?;
-        self.core.start_connect(remote, local, timeout).map(ConnectId)
+        let start = |core: &mut Core| would_block(core.start_connect(remote, local, timeout));
+        self.core.attempt(Wants::Slot, start)?.map(ConnectId).ok_or(Error::WouldBlock)
     }
 
     /// The outcome of a connect, once it is there.
@@ -119,7 +117,7 @@ impl Channel {
     /// As for [`Self::connect`].
     pub fn try_finish_connect(&mut self, connect: ConnectId) -> Result<Option<FlowId>> {
         self.core.check_process()?;
-        self.attempt(|core| core.try_finish_connect(connect.0))
+        self.core.attempt(Wants::Connect(connect.0), |core| core.try_finish_connect(connect.0))
     }
 
     /// Sends a message without waiting.
@@ -140,12 +138,9 @@ impl Channel {
 
     #[inline(never)]
     fn try_send_slowly(&mut self, flow: FlowId, message: &[u8]) -> Result<()> {
-        let mut outcome = self.core.try_send(flow, message);
-        if matches!(outcome, Err(Error::WouldBlock)) && self.core.must_look_again() {
-            outcome = self.core.try_send(flow, message);
-        }
+        let sent = self.core.attempt(Wants::Send(flow), |core| would_block(core.try_send(flow, message)));
         self.core.ring_after_send();
-        outcome
+        sent?.ok_or(Error::WouldBlock)
     }
 
     /// Sends a message; waits for credit and room.
@@ -153,12 +148,10 @@ impl Channel {
     /// # Errors
     /// As for [`Self::try_send`], with [`Error::TimedOut`] in place of `WouldBlock`.
     pub fn send(&mut self, flow: FlowId, message: &[u8], timeout: Option<Duration>) -> Result<()> {
-        self.wait(timeout, |core| match core.try_send(flow, message) {
-            Err(Error::WouldBlock) => Ok(None),
-            outcome => {
-                core.ring_after_send();
-                outcome.map(Some)
-            }
+        self.wait(timeout, |core| {
+            let outcome = core.try_send(flow, message);
+            core.ring_after_send();
+            would_block(outcome)
         })
     }
 
@@ -178,7 +171,7 @@ impl Channel {
 
     #[inline(never)]
     fn try_recv_slowly(&mut self, flow: FlowId) -> Result<Option<Message>> {
-        self.attempt(|core| core.try_recv(flow))
+        self.core.attempt(Wants::Receive(flow), |core| core.try_recv(flow))
     }
 
     /// Waits for the flow's next message.
@@ -204,7 +197,7 @@ impl Channel {
 
     #[inline(never)]
     fn try_recv_into_slowly(&mut self, flow: FlowId, buffer: &mut [u8]) -> Result<Option<usize>> {
-        self.attempt(|core| core.try_recv_into(flow, buffer))
+        self.core.attempt(Wants::Receive(flow), |core| core.try_recv_into(flow, buffer))
     }
 
     /// Puts a flow into channel mode: its messages come out of [`Self::try_recv_any`] from now on.
@@ -224,7 +217,7 @@ impl Channel {
     /// [`Error::EngineLost`], [`Error::SidecarBroken`], [`Error::Forked`].
     pub fn try_recv_any(&mut self) -> Result<Option<(FlowId, Message)>> {
         self.core.check_process()?;
-        let found = self.attempt(Core::try_recv_any)?;
+        let found = self.core.attempt(Wants::Any, Core::try_recv_any)?;
         Ok(found.map(|(ends, message)| (ends.flow, message)))
     }
 
@@ -285,14 +278,6 @@ impl Channel {
         match ended {
             Ok(()) | Err(Error::TimedOut) => self.control.detach(),
             Err(error) => Err(error),
-        }
-    }
-
-    /// A call that does not wait, with the second look of event mode.
-    fn attempt<T>(&mut self, mut call: impl FnMut(&mut Core) -> Result<Option<T>>) -> Result<Option<T>> {
-        match call(&mut self.core) {
-            Ok(None) if self.core.must_look_again() => call(&mut self.core),
-            outcome => outcome,
         }
     }
 

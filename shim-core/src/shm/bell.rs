@@ -62,6 +62,11 @@ impl Sleeper {
         }
     }
 
+    /// Whether the other side answered the present arming: its byte is in the doorbell, or about to be.
+    pub fn is_answered(&self, theirs: &impl Memory) -> bool {
+        self.epoch != 0 && theirs.words::<1>(RUNG_OFFSET).load_acquire(0) == self.epoch
+    }
+
     /// Whether an arming is in force.
     pub fn is_armed(&self) -> bool {
         self.armed
