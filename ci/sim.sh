@@ -10,4 +10,4 @@ set -eu
 cd "$(dirname "$0")/.."
 seeds="${1:-1000}"
 [ $# -gt 0 ] && shift
-exec cargo test --quiet --workspace --test sim -- --seeds "$seeds" --jobs "$(nproc)" "$@"
+cargo test --quiet --workspace --test sim -- --seeds "$seeds" --jobs "$(nproc)" "$@" || exit 1

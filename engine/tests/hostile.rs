@@ -54,6 +54,8 @@ const ROUNDS_FOR_ALL: u64 = 500;
 static ALONE: Mutex<()> = Mutex::new(());
 static SEED: AtomicU64 = AtomicU64::new(0);
 static PROGRESS: AtomicU64 = AtomicU64::new(0);
+/// What the round does just now.
+static DOING: Mutex<&str> = Mutex::new("preparing");
 
 fn number(variable: &str) -> Option<u64> {
     let text = std::env::var(variable).ok()?;
@@ -67,7 +69,8 @@ fn say(text: &str) {
 
 fn say_how_to_repeat(why: &str) {
     let seed = SEED.load(Ordering::Relaxed);
-    say(&format!("{why}; repeat with HOSTILE_SEED={seed} HOSTILE_ROUNDS=1"));
+    let doing = DOING.try_lock().map_or("?", |doing| *doing);
+    say(&format!("{why} while `{doing}`; repeat with HOSTILE_SEED={seed} HOSTILE_ROUNDS=1"));
 }
 
 /// Whatever panics, here or in the sidecar, names the seed; so does a stall.
@@ -146,37 +149,47 @@ fn two_sidecars() -> (TestSidecar, TestSidecar) {
     (start(1), start(2))
 }
 
+fn do_now(what: &'static str) {
+    *DOING.lock().expect("nobody panics with it") = what;
+}
+
 /// One round. Answers what was tried and what came of it, for the tally.
 fn round(path: &Path, seed: u64, places: &Places) -> (String, Option<PeerFault>) {
     let mut dice = Dice::new(seed);
     match dice.below(200) {
         0..30 => {
             let (name, attack) = dice.pick(control::ALL);
+            do_now(name);
             attack(path, &mut dice);
             return (name.to_owned(), None);
         }
         30 => {
             let (name, attack) = dice.pick(control::SELDOM);
+            do_now(name);
             attack(path, &mut dice);
             return (name.to_owned(), None);
         }
         31..35 => {
+            do_now("seals");
             seals::try_all(path);
             return ("seals".to_owned(), None);
         }
         _ => {}
     }
     let geometry = if dice.chance(75) { TINY } else { Geometry::SMALL };
+    do_now("attach");
     let mut raw = Raw::attach(path, geometry, &mut dice);
     let mut names = String::new();
     for _ in 0..dice.below(3) {
         let (name, attack) = dice.pick(HARMLESS);
         names = names + name + ", ";
+        do_now(name);
         attack(&mut raw, &mut dice, places);
         assert_eq!(raw.settle(), Outcome::Alive, "{names}is harmless");
     }
     let (name, attack) = dice.pick(LAST);
     names += name;
+    do_now(name);
     let outcome = match attack(&mut raw, &mut dice, places) {
         Expect::Fault(fault) => {
             let outcome = raw.end();

@@ -3,7 +3,7 @@
 //! One seqpacket record is one message: a kind byte, then its fields in little endian, strings behind a two-byte length.
 //! What cannot be decoded is [`Malformed`]; nothing here allocates more than [`MAX_RECORD`] bytes.
 //!
-//! Attach, in order: application `Hello`; sidecar `Welcome` with five or six descriptors (application's region, engine's
+//! Attach, in order: application `Hello`; sidecar `Welcome` with three or four descriptors (application's region, engine's
 //! region read-only, doorbell ends); application maps and says `Mapped`; sidecar seals, maps, and says `Attached`. From
 //! then on the socket serves `Listen`, `Unlisten` and `Detach`, and its end of life is the channel's. A connection may
 //! instead ask `Status` and gets one `StatusText` record per 60 KiB of JSON, the last one marked.

@@ -5,8 +5,9 @@ use crate::channel::Room;
 use crate::error::Result;
 use crate::shm::Geometry;
 use crate::shm::atomic::{AtomicU64, Ordering};
-use crate::shm::layout::INLINE_BYTES;
-use crate::shm::region::Lease;
+use crate::shm::layout::{INLINE_BYTES, SLOT_WORDS};
+use crate::shm::region::{Lease, read_words};
+use crate::shm::ring::ReadWords;
 use std::sync::{Arc, Mutex, OnceLock, PoisonError, Weak};
 
 /// Somebody who can tell the engine of returned loans at once.
@@ -105,11 +106,24 @@ enum Body {
 pub struct Message(Body);
 
 impl Message {
-    #[inline]
-    pub(crate) fn inline(length: usize, fill: impl FnOnce(&mut [u8; INLINE_BYTES])) -> Self {
+    /// An in-slot message of `length` bytes, read from its slot.
+    #[inline(always)]
+    pub(crate) fn inline(length: usize, slot: ReadWords<'_, SLOT_WORDS>) -> Self {
         let mut bytes = [0; INLINE_BYTES];
-        fill(&mut bytes);
-        let length = u8::try_from(length.min(INLINE_BYTES)).unwrap_or(0);
+        // Two constant sizes are a few instructions each; one that varies is a call.
+        if length <= 64 {
+            read_words(slot, 2, &mut bytes[..64]);
+        } else {
+            read_words(slot, 2, &mut bytes);
+        }
+        Self::copied(length, bytes)
+    }
+
+    /// An in-slot message that was queued.
+    #[inline(always)]
+    pub(crate) fn copied(length: usize, bytes: [u8; INLINE_BYTES]) -> Self {
+        #[expect(clippy::cast_possible_truncation, reason = "at most INLINE_BYTES; indexing checks it")]
+        let length = length as u8;
         Self(Body::Inline { length, bytes })
     }
 

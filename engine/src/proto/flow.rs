@@ -176,7 +176,7 @@ impl Flow {
             return false;
         }
         let confirm = handshake::accept_offer(&connecting.syn, answer);
-        self.rtt.on_sample(now, now.since(sent_at));
+        self.rtt.on_sample(now, now.since(sent_at), Duration::ZERO);
         self.connecting = None;
         let bound = confirm.max_datagram.min(u16::try_from(config.max_datagram).unwrap_or(u16::MAX));
         self.establish(answer.server, answer.number, answer.limits, bound);

@@ -6,8 +6,8 @@ pub(super) const BASE: u32 = 1_200;
 const LADDER: [u32; 4] = [8_972, 1_472, 1_432, 1_252];
 /// A size that was lost so often does not pass.
 const MAX_TRIES: u8 = 3;
-/// So many large packets lost in a row, none acknowledged between: the path has become narrower.
-const BLACK_HOLE: u8 = 6;
+/// So often large packets were lost, none acknowledged between: the path has become narrower.
+const BLACK_HOLE: u8 = 4;
 
 /// Discovery for one flow.
 #[derive(Debug, Clone)]
@@ -69,7 +69,7 @@ impl PathSize {
         self.large_losses = 0;
     }
 
-    /// A data packet larger than the base was lost. Answers whether the path became narrower: cut segments anew.
+    /// Data packets larger than the base were lost, one or many at once. Answers whether the path became narrower: cut segments anew.
     pub(super) fn on_large_lost(&mut self) -> bool {
         self.large_losses = self.large_losses.saturating_add(1);
         if self.large_losses < BLACK_HOLE || self.current <= BASE {

@@ -25,31 +25,40 @@ impl Rtt {
             smoothed: INITIAL_RTT,
             variation: Duration::from_nanos(INITIAL_RTT.as_nanos() / 2),
             latest: INITIAL_RTT,
-            least: [Duration::from_nanos(u64::MAX); 2],
+            least: [INITIAL_RTT; 2],
             window_ends: Instant::ZERO,
             sampled: false,
         }
     }
 
-    /// A sample; the peer's holding time is already taken off.
-    pub(super) fn on_sample(&mut self, now: Instant, sample: Duration) {
+    /// A sample, and for how long the peer says that it held the packet. Answers the sample without that time.
+    ///
+    /// The least time is of whole samples, and what is taken off never goes below it (RFC 9002 section 5.3): both ends
+    /// know the time only as of the beginning of their cycle, so a peer can seem to have held a packet for too long.
+    pub(super) fn on_sample(&mut self, now: Instant, sample: Duration, held: Duration) -> Duration {
+        self.note_least(now, sample);
+        let sample = if sample >= self.least() + held { sample.less(held) } else { sample };
         self.latest = sample;
-        if now >= self.window_ends {
-            self.least = [self.least[1], sample];
-            self.window_ends = now + MIN_RTT_WINDOW;
-        } else {
-            self.least[1] = self.least[1].min(sample);
-        }
         if !self.sampled {
             self.sampled = true;
             self.smoothed = sample;
             self.variation = Duration::from_nanos(sample.as_nanos() / 2);
-            return;
+            return sample;
         }
-        let (smoothed, sample) = (self.smoothed.as_nanos(), sample.as_nanos());
-        let off = smoothed.abs_diff(sample);
+        let (smoothed, latest) = (self.smoothed.as_nanos(), sample.as_nanos());
+        let off = smoothed.abs_diff(latest);
         self.variation = Duration::from_nanos((self.variation.as_nanos() * 3 + off) / 4);
-        self.smoothed = Duration::from_nanos((smoothed * 7 + sample) / 8);
+        self.smoothed = Duration::from_nanos((smoothed * 7 + latest) / 8);
+        sample
+    }
+
+    fn note_least(&mut self, now: Instant, sample: Duration) {
+        if now >= self.window_ends {
+            self.least = if self.sampled { [self.least[1], sample] } else { [sample; 2] };
+            self.window_ends = now + MIN_RTT_WINDOW;
+        } else {
+            self.least[1] = self.least[1].min(sample);
+        }
     }
 
     /// Smoothed round-trip time.
@@ -59,7 +68,7 @@ impl Rtt {
 
     /// Least round-trip time of the last ten to twenty seconds, or the smoothed one before any sample.
     pub(super) fn least(&self) -> Duration {
-        if self.sampled { self.least[0].min(self.least[1]) } else { self.smoothed }
+        self.least[0].min(self.least[1])
     }
 
     /// Whether there was a sample.

@@ -87,6 +87,8 @@ pub(super) enum Chunk {
 /// What was lost besides data.
 #[derive(Clone, Copy, Debug, Default)]
 pub(super) struct LostFlags {
+    /// Data larger than every path takes.
+    large: bool,
     pub(super) window: bool,
     pub(super) nudge: bool,
 }
@@ -424,9 +426,9 @@ impl Sender {
                 break;
             }
         }
-        let sample = newest.map(|at| now.since(at).less(Duration::from_micros(u64::from(ack.delay_us))));
-        if let Some(sample) = sample {
-            rtt.on_sample(now, sample);
+        let held = Duration::from_micros(u64::from(ack.delay_us));
+        let sample = newest.map(|at| rtt.on_sample(now, now.since(at), held));
+        if sample.is_some() {
             self.timeouts = 0;
         }
         if acked_bytes > 0 {
@@ -555,6 +557,7 @@ impl Sender {
                 self.loss_time = Some(self.loss_time.map_or(due, |time| time.min(due)));
             }
         }
+        suspect_path(&lost, path, counters);
         lost
     }
 
@@ -583,9 +586,7 @@ impl Sender {
         }
         self.repeat(packet.content);
         controller.on_loss(now, u64::from(packet.bytes));
-        if packet.bytes > BASE && path.on_large_lost() {
-            counters.path_black_holes += 1;
-        }
+        lost.large |= packet.bytes > BASE;
     }
 
     fn repeat(&mut self, content: Content) {
@@ -723,6 +724,7 @@ impl Sender {
                 self.declare_lost(place, &mut lost, controller, path, counters, now);
             }
         }
+        suspect_path(&lost, path, counters);
         if self.timeouts == GIVE_UP_TIMEOUTS + 1 {
             controller.on_timeout(now, u64::from(path.current()));
         }
@@ -744,5 +746,12 @@ impl Sender {
         } else if self.packets.iter().any(|packet| packet.state == State::InFlight && packet.carried.fin) {
             self.fin_in_flight = false;
         }
+    }
+}
+
+/// A burst of losses is one suspicion: an overflowing queue drops many large packets at once.
+fn suspect_path(lost: &LostFlags, path: &mut PathSize, counters: &mut Counters) {
+    if lost.large && path.on_large_lost() {
+        counters.path_black_holes += 1;
     }
 }

@@ -8,6 +8,8 @@ mod flows;
 mod receive;
 mod send;
 mod store;
+#[cfg(test)]
+mod tests;
 
 pub use flows::{Flow, FlowSlot, Link};
 pub use receive::Returned;

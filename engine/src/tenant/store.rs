@@ -165,3 +165,20 @@ impl ReceivedStore {
         }
     }
 }
+
+#[cfg(test)]
+impl SentStore {
+    /// The messages of a flow's list in order, for audits.
+    pub(super) fn list(&self, (first, _): (u32, u32)) -> Vec<Sent> {
+        let next = |sent: &&Sent| (sent.next != NIL).then(|| self.at(sent.next));
+        std::iter::successors((first != NIL).then(|| self.at(first)), next).copied().collect()
+    }
+}
+
+#[cfg(test)]
+impl ReceivedStore {
+    /// Every message that is reserved or in the application's hands, for audits.
+    pub(super) fn held(&self) -> impl Iterator<Item = &Received> {
+        self.entries.iter().filter(|entry| !matches!(entry.state, State::Free { .. }))
+    }
+}

@@ -79,7 +79,8 @@ fn truncated(path: &Path, dice: &mut Dice) {
 fn oversized(path: &Path, dice: &mut Dice) {
     let socket = connect(path);
     let length = dice.pick(&[MAX_RECORD + 1, MAX_RECORD * 2, MAX_RECORD]);
-    if socket.send(&vec![dice.pick(&[1, 6, 0]); length], &[]).is_ok() {
+    let record = vec![dice.pick(&[1, 6, 0]); length];
+    if sys::send_with_descriptors(socket.as_fd(), &record, &[]).is_ok() {
         must_end(&socket, "an oversized record");
     }
 }
@@ -257,15 +258,20 @@ fn listener_flood(path: &Path, dice: &mut Dice) {
     raw.made.socket.set_nonblocking(true).expect("its own socket");
     let local = SocketAddr::new(Ipv4Addr::UNSPECIFIED.into(), 0);
     let mut refused = false;
-    for request in 1..1500 {
-        while raw.made.socket.send(&Request::Listen { request, local, backlog: 1 }.encode(), &[]).is_err()
-            || request % 16 == 0
-        {
-            let Ok(record) = raw.made.socket.receive() else { break };
+    let mut drain = || {
+        while let Ok(record) = raw.made.socket.receive() {
             assert!(!record.bytes.is_empty(), "the connection goes on");
             refused |= matches!(Reply::decode(&record.bytes), Ok(Reply::Failed { .. }));
         }
+    };
+    for request in 1..1500 {
+        let record = Request::Listen { request, local, backlog: 1 }.encode();
+        while raw.made.socket.send(&record, &[]).is_err() {
+            drain();
+            std::thread::yield_now();
+        }
     }
+    drain();
     // Read what is left; the limit stands somewhere in it.
     raw.made.socket.set_nonblocking(false).expect("its own socket");
     for _ in 0..1500 {

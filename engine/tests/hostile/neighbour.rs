@@ -84,7 +84,7 @@ impl Neighbours {
 
     /// A neighbour that failed fails the test.
     pub fn assert_well(&mut self) {
-        while let Some(at) = self.threads.iter().position(|(_, thread)| thread.is_finished()) {
+        if let Some(at) = self.threads.iter().position(|(_, thread)| thread.is_finished()) {
             let (name, thread) = self.threads.swap_remove(at);
             thread.join().unwrap_or_else(|_| panic!("neighbour {name} failed, see above"));
             panic!("neighbour {name} ended early");

@@ -11,8 +11,9 @@ use machnet_client::shm::layout::{
 };
 use machnet_client::shm::region::{Mapping, Read, Write};
 use machnet_client::shm::ring::{Consumer, PeerFault, Producer, SlotHead, WritableMemory};
-use machnet_client::socket::{self, Seqpacket};
+use machnet_client::socket::{self, Record, Seqpacket};
 use std::collections::VecDeque;
+use std::io;
 use std::net::{Ipv4Addr, SocketAddr};
 use std::os::fd::{AsFd, OwnedFd};
 use std::path::Path;
@@ -45,6 +46,7 @@ pub enum Outcome {
 pub struct Event {
     pub kind: u8,
     pub flow: u32,
+    pub argument: u32,
     pub words: [u64; SLOT_WORDS],
 }
 
@@ -224,10 +226,21 @@ impl Raw {
         self.slot(send_kind::BUFFERS, extents.len() as u8, 0, flow, len, &words)
     }
 
-    pub fn ask_to_connect(&mut self, to: &ConnectRequest) -> bool {
+    /// Answers the number of the request.
+    pub fn ask_to_connect(&mut self, to: &ConnectRequest) -> u32 {
         self.next_request += 1;
         let request = self.next_request;
-        self.slot(send_kind::CONNECT, 0, 0, 0, request, &to.to_words())
+        self.slot(send_kind::CONNECT, 0, 0, 0, request, &to.to_words());
+        request
+    }
+
+    /// Connects; the flow if that succeeded.
+    pub fn connect(&mut self, to: SocketAddr) -> Option<u32> {
+        let request = self.ask_to_connect(&ConnectRequest { remote: to, local: None, timeout_ms: 2000 });
+        let kinds = [receive_kind::CONNECTED, receive_kind::CONNECT_FAILED];
+        let answers = |event: &Event| kinds.contains(&event.kind) && event.argument == request;
+        let event = self.event_where(answers)?;
+        (event.kind == receive_kind::CONNECTED).then_some(event.flow)
     }
 
     /// The next slot of the receive ring, if there is one now.
@@ -240,7 +253,8 @@ impl Raw {
         }
         let slot = self.receive.peek(&self.theirs).expect("the engine tells the truth")?;
         let words: [u64; SLOT_WORDS] = std::array::from_fn(|index| slot.word(index));
-        let event = Event { kind: slot.head.kind, flow: words[1] as u32, words };
+        let event =
+            Event { kind: slot.head.kind, flow: words[1] as u32, argument: (words[1] >> 32) as u32, words };
         self.receive.advance();
         if self.tells_heads.0 {
             self.receive.tell_head(&*self.ours);
@@ -294,16 +308,10 @@ impl Raw {
             None => self.listen()?,
         };
         self.listener = Some(to);
-        if !self.ask_to_connect(&ConnectRequest { remote: to, local: None, timeout_ms: 0 }) {
-            return None;
-        }
-        let connected = self.event(&[receive_kind::CONNECTED, receive_kind::CONNECT_FAILED])?;
-        if connected.kind == receive_kind::CONNECT_FAILED {
-            return None;
-        }
+        let client = self.connect(to)?;
         let accepted = self.event(&[receive_kind::ACCEPTED])?;
         self.give_back(receive_done_kind::ACCEPTED, 0, accepted.flow, 0);
-        Some(Pair { client: connected.flow, server: accepted.flow })
+        Some(Pair { client, server: accepted.flow })
     }
 
     /// Where `pair` connects to.
@@ -329,9 +337,9 @@ impl Raw {
         // If it cannot go, why not stands in the socket.
         let _ = self.made.socket.send(&asked.encode(), &[]);
         loop {
-            let record = match self.made.socket.receive() {
+            let record = match self.receive() {
                 Ok(record) => record,
-                Err(error) if error.kind() == std::io::ErrorKind::WouldBlock => {
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
                     panic!("STALL: the control socket does not answer")
                 }
                 Err(_) => return Err(Outcome::Gone),
@@ -396,8 +404,16 @@ impl Raw {
         false
     }
 
-    fn read_end(&mut self) {
+    /// A socket that was closed before it read all says so first, and then what was in it for us.
+    fn receive(&self) -> io::Result<Record> {
         match self.made.socket.receive() {
+            Err(error) if error.kind() == io::ErrorKind::ConnectionReset => self.made.socket.receive(),
+            other => other,
+        }
+    }
+
+    fn read_end(&mut self) {
+        match self.receive() {
             Ok(record) if record.bytes.is_empty() => self.ended = Some(Outcome::Gone),
             Ok(record) => {
                 if let Ok(Reply::Failed { request: 0, text, .. }) = Reply::decode(&record.bytes) {

@@ -3,7 +3,7 @@
 use crate::mutant::Mutation;
 use crate::network::Link;
 use crate::oracle::State;
-use crate::report::{Short, hex};
+use crate::report::{Short, decoded};
 use crate::scenario::{MS, US};
 use crate::world::{Happening, World, address, host_of, stranger_address};
 use machnet_engine::proto::time::{Duration, Instant};
@@ -141,14 +141,7 @@ impl World {
                 .violate("size", format!("host {host} sends {} bytes, the limit is {limit}", bytes.len()));
         }
         self.oracle.log.say(now_ns, || {
-            let header = hex(&bytes[..transmit.header_len.min(bytes.len())]);
-            format!(
-                "{} -> {} {:?} {:?} header {header}",
-                Short(from),
-                Short(transmit.to),
-                transmit.flow,
-                transmit.body
-            )
+            format!("{} -> {} {:?} {}", Short(from), Short(transmit.to), transmit.flow, decoded(&bytes))
         });
         if let Some(place) = transmit.flow.and_then(|flow| self.hosts[host].tenancy.place(flow)) {
             let side = self.oracle.side(place);

@@ -4,7 +4,7 @@
 //! - a flow whose peer's end is gone ends within keepalive + dead-after + 2 s;
 //! - if the peer's host was started again and nothing is lost on the way: within twice the time that the host was away,
 //!   plus 1 s, plus a keepalive interval if there is nothing to send;
-//! - a direction with undelivered messages (or a close to complete) over a connected network to a reading application makes
+//! - a direction with undelivered or unacknowledged messages (or a close to complete) over a connected network to a reading application makes
 //!   progress within 5 s, plus 20 times what the slowest link needs for all pending bytes, plus the length of the last
 //!   outage (retries back off that far), plus 15 s where more than a tenth of the datagrams is lost;
 //! - a connect ends within its timeout plus 1 ms (checked in `oracle.rs`) and is noticed here 1 s later at most;
@@ -138,7 +138,8 @@ impl World {
     fn check_progress(&mut self, sender: Place) {
         let receiver = sender.peer();
         let (from, to) = (self.oracle.side(sender).clone(), self.oracle.side(receiver).clone());
-        let waits = from.sent.len() as u32 > to.delivered || from.state == State::Closing;
+        let sent = from.sent.len() as u32;
+        let waits = sent > to.delivered || sent > from.acknowledged || from.state == State::Closing;
         // When both close, neither wants messages any more, but both must end.
         let both_close = from.state == State::Closing && to.state == State::Closing;
         let applies =
@@ -158,10 +159,10 @@ impl World {
         let lossy_ns = if self.scenario.worst_loss() > 100_000 { 15 * SECOND } else { 0 };
         let transfer_ns = self.pending_bytes() * SECOND / self.scenario.slowest_bytes_per_second();
         if self.now_ns() > last_ns + STALL_NS + outage_ns + lossy_ns + 20 * transfer_ns {
-            let (sent, stalled_ms) = (from.sent.len(), (self.now_ns() - last_ns) / MS);
+            let stalled_ms = (self.now_ns() - last_ns) / MS;
             let text = format!(
-                "{receiver:?} has {} of {sent} messages, nothing new for {stalled_ms} ms",
-                to.delivered
+                "{receiver:?} has {} of {sent} messages, {} acknowledged, nothing new for {stalled_ms} ms",
+                to.delivered, from.acknowledged
             );
             self.oracle.violate("starved", text);
         }

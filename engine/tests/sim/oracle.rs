@@ -335,6 +335,8 @@ impl Oracle {
         let (expected, state) = (side.acknowledged, side.state);
         let whole = side.sent.get(number as usize).is_some_and(|message| message.whole);
         side.acknowledged += 1;
+        let now_ns = self.now_ns;
+        self.side(sender.peer()).progress_ns = now_ns;
         if number != expected {
             self.violate("acknowledged", format!("{sender:?}: message {number} instead of {expected}"));
         }

@@ -2,6 +2,7 @@
 
 use crate::dice::mix;
 use core::fmt;
+use machnet_engine::wire::header::{self, Packet};
 use std::net::SocketAddr;
 
 macro_rules! totals {
@@ -136,7 +137,34 @@ impl fmt::Display for Short {
     }
 }
 
-/// The first bytes of a datagram in hexadecimal.
-pub(crate) fn hex(bytes: &[u8]) -> String {
-    bytes.iter().take(64).map(|byte| format!("{byte:02x}")).collect()
+/// A datagram's header in words: what an endpoint makes of it, but for the message bytes.
+pub(crate) fn decoded(bytes: &[u8]) -> String {
+    match header::parse(bytes) {
+        Ok(Packet::Data(data)) => {
+            let mut text = format!("#{:08x}", data.number);
+            if let Some(ack) = data.ack {
+                let ranges: Vec<_> = ack.ranges.iter().collect();
+                text += &format!(" ack {:08x} run {} {ranges:?}", ack.largest, ack.run);
+            }
+            if let Some(window) = data.window {
+                text += &format!(" window {} messages {} KiB", window.messages, window.kibibytes);
+            }
+            if let Some(fin) = data.fin {
+                text += &format!(" fin {fin}");
+            }
+            text += if data.confirm.is_some() { " confirm" } else { "" };
+            match data.body {
+                header::Body::None => text,
+                header::Body::Whole { message, .. } => text + &format!(" whole {message}"),
+                header::Body::Segment { message, offset, total, .. } => {
+                    text + &format!(" segment {message} at {offset} of {total}")
+                }
+                header::Body::Bundle { first, .. } => text + &format!(" bundle from {first}"),
+                header::Body::Ping { padding } => text + &format!(" ping {padding}"),
+                header::Body::Nudge => text + " nudge",
+            }
+        }
+        Ok(other) => format!("{other:?}"),
+        Err(error) => format!("{error:?}"),
+    }
 }

@@ -53,10 +53,10 @@ impl Options {
                 name => options.filter = Some(name.to_owned()),
             }
         }
-        if let Some(kind) = &options.kind {
-            if !KINDS.iter().any(|(name, _)| name == kind) {
-                return Err(format!("there is no kind {kind}; --list names them"));
-            }
+        if let Some(kind) = &options.kind
+            && !KINDS.iter().any(|(name, _)| name == kind)
+        {
+            return Err(format!("there is no kind {kind}; --list names them"));
         }
         options.first_seed = match seed {
             Some(text) => number(&text)?,

@@ -158,11 +158,15 @@ fn every_kind_of_fault_happens(first: u64) -> Result<(), String> {
 /// What is broken, in which kind of scenario, and which rules may notice.
 const BROKEN: &[(Mutation, &str, &[&str])] = &[
     (Mutation::SwapByte, "calm", &["intact", "order"]),
-    (Mutation::DropDelivery, "calm", &["order", "counters", "once", "closed", "acknowledged"]),
+    (Mutation::DropDelivery, "calm", &["finished", "order", "counters", "once", "closed", "acknowledged"]),
     (Mutation::RepeatDelivery, "calm", &["once", "order", "acknowledged"]),
-    (Mutation::SwapDeliveries, "calm", &["order", "acknowledged", "once", "counters"]),
+    (Mutation::SwapDeliveries, "calm", &["order", "acknowledged", "once", "counters", "closed", "finished"]),
     (Mutation::LoseDiscard, "aborts", &["handles"]),
-    (Mutation::LoseAcknowledgement, "calm", &["acknowledged", "counters", "finished", "handles"]),
+    (
+        Mutation::LoseAcknowledgement,
+        "calm",
+        &["acknowledged", "unacknowledged", "starved", "counters", "finished", "handles", "send"],
+    ),
     (Mutation::SwapAcknowledgements, "calm", &["acknowledged"]),
     (Mutation::EarlyAcknowledgement, "calm", &["acknowledged"]),
     (Mutation::LoseEnd, "calm", &["end", "starved", "counters"]),
@@ -177,7 +181,7 @@ const BROKEN: &[(Mutation, &str, &[&str])] = &[
 ];
 
 /// Seeds to try until the fault bites: not each scenario gives each fault its chance.
-const TRIES: u64 = 40;
+const TRIES: u64 = 400;
 
 fn the_checker_notices_what_is_broken(first: u64) -> Result<(), String> {
     for (mutation, kind, rules) in BROKEN {

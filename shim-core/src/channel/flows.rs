@@ -31,6 +31,8 @@ pub(crate) struct FlowState {
     handle: u32,
     /// Sends are taken: open, and not closed by us.
     pub(crate) sendable: bool,
+    /// Received messages may be read from their slots: open, not closed by us, and not in channel mode.
+    pub(crate) direct: bool,
     /// Somebody holds a handle to it, or may still accept it.
     pub(crate) owned: bool,
     /// We closed or aborted it: whatever still comes is given back unread.
@@ -71,6 +73,7 @@ impl FlowState {
         Self {
             handle: NO_HANDLE,
             sendable: false,
+            direct: false,
             owned: false,
             closing: false,
             channel_mode: false,
@@ -135,6 +138,7 @@ impl FlowState {
     pub(crate) fn finish(&mut self, end: End, lost: u32, ledger: &mut Ledger) {
         self.end = Some(end);
         self.sendable = false;
+        self.direct = false;
         self.lost = lost;
         for (_, extents) in self.under_way.drain(..) {
             self.held -= extents.buffers();
@@ -165,7 +169,10 @@ impl FlowTable {
     /// The flow of a handle, if it is alive.
     #[inline]
     pub(crate) fn find(&mut self, handle: u32) -> Option<&mut FlowState> {
-        self.flows.get_mut(place(handle)).filter(|flow| flow.handle == handle)
+        match self.flows.get_mut(place(handle)) {
+            Some(flow) if flow.handle == handle => Some(flow),
+            _ => None,
+        }
     }
 
     /// The flow of a handle, to look at.
@@ -177,7 +184,11 @@ impl FlowTable {
     /// As [`Self::find`], for what the application names.
     #[inline]
     pub(crate) fn named(&mut self, id: FlowId) -> Result<&mut FlowState> {
-        self.find(id.handle).ok_or(Error::UnknownFlow)
+        // Not `ok_or`: that would make and drop an error for each message.
+        match self.find(id.handle) {
+            Some(flow) => Ok(flow),
+            None => Err(Error::UnknownFlow),
+        }
     }
 
     /// A flow that the engine opened.
@@ -205,6 +216,7 @@ impl FlowTable {
         *flow = FlowState {
             handle,
             sendable: true,
+            direct: true,
             owned: true,
             credit: info.credit,
             max_message: info.max_message.min(max_send),
@@ -221,6 +233,7 @@ impl FlowTable {
             assert!(flow.list.is_empty() && flow.common == 0 && flow.taken == 0, "a flow went with messages");
             flow.handle = NO_HANDLE;
             flow.sendable = false;
+            flow.direct = false;
         }
     }
 

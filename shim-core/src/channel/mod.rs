@@ -19,6 +19,7 @@ use crate::control::DoorbellKind;
 use crate::error::{Error, Result};
 use crate::message::Returns;
 use crate::shm::Geometry;
+use crate::shm::atomic::Ordering;
 use crate::shm::bell::{REASON_ANY, Ringer, Sleeper};
 use crate::shm::layout::{
     DONE_HEAD_OFFSET, DONE_WORDS, MESSAGE_HEAD_OFFSET, RING_OFFSET, SLOT_WORDS, receive_done_kind,
@@ -239,8 +240,7 @@ pub(crate) struct Core {
     /// Flows with in-slot messages that were taken and not told, and the sum of those.
     taken_flows: Vec<u32>,
     taken_total: u32,
-    /// When to tell: so many of one flow, or of all.
-    taken_flow_limit: u32,
+    /// So many of them are told at once.
     taken_limit: u32,
     returns: Arc<Returns>,
     over: Option<Over>,
@@ -289,9 +289,9 @@ impl Core {
             unsent_done: VecDeque::new(),
             taken_flows: Vec::new(),
             taken_total: 0,
-            // The engine guarantees each flow a few messages; what is held back here must be less than those.
-            taken_flow_limit: (g.receive_slots / 64).clamp(1, 16),
-            taken_limit: g.receive_slots / 16,
+            // A sixteenth of the ring at most, so that what is held back here never matters to the senders' windows; and
+            // more than 16 to an entry would save nothing that can be measured.
+            taken_limit: (g.receive_slots / 16).min(16),
             returns: Arc::new(Returns::new(&g)),
             over: None,
             event_mode: false,
@@ -387,24 +387,37 @@ impl Core {
 
     /// Puts an entry into the receive-done ring, or keeps it until there is room.
     fn push_done(&mut self, kind: u8, count: u16, flow: u32, argument: u32) {
-        self.unsent_done.push_back(Done { kind, count, flow, argument });
-        self.flush_done();
+        let done = Done { kind, count, flow, argument };
+        if !self.unsent_done.is_empty() || !self.publish_done(done) {
+            self.unsent_done.push_back(done);
+        }
+    }
+
+    /// Says false if the ring is full.
+    fn publish_done(&mut self, done: Done) -> bool {
+        match self.receive_done.free(&*self.theirs, 1) {
+            Ok(0) => return false,
+            Ok(_) => {}
+            Err(fault) => {
+                self.broken(fault);
+                return false;
+            }
+        }
+        self.unrung = true;
+        let head = SlotHead { kind: done.kind, count: 0, length: done.count };
+        self.receive_done.publish(&*self.ours, head, |words| {
+            let word = u64::from(done.flow) | u64::from(done.argument) << 32;
+            words[1].store(word, Ordering::Relaxed);
+        });
+        true
     }
 
     fn flush_done(&mut self) {
-        while let Some(&Done { kind, count, flow, argument }) = self.unsent_done.front() {
-            match self.receive_done.free(&*self.theirs, 1) {
-                Ok(0) => return,
-                Ok(_) => {}
-                Err(fault) => return self.broken(fault),
+        while let Some(&done) = self.unsent_done.front() {
+            if !self.publish_done(done) {
+                return;
             }
             self.unsent_done.pop_front();
-            self.unrung = true;
-            let head = SlotHead { kind, count: 0, length: count };
-            self.receive_done.publish(&*self.ours, head, |words| {
-                let word = u64::from(flow) | u64::from(argument) << 32;
-                words[1].store(word, crate::shm::atomic::Ordering::Relaxed);
-            });
         }
     }
 

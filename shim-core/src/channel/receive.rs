@@ -4,7 +4,9 @@ use super::queue::Entry;
 use super::{Core, FlowId, ListenerState};
 use crate::error::{Error, Result};
 use crate::message::Message;
-use crate::shm::layout::{INLINE_BYTES, receive_done_kind, receive_kind};
+use crate::shm::layout::{INLINE_BYTES, SLOT_WORDS, receive_done_kind, receive_kind};
+use crate::shm::region::read_words;
+use crate::shm::ring::Slot;
 use std::collections::VecDeque;
 use std::net::SocketAddr;
 
@@ -30,20 +32,23 @@ pub(crate) struct Ends {
 
 impl Core {
     /// The flow's next message, if one is there. Messages that came before the flow's end come before its error.
-    #[inline]
     pub(crate) fn try_recv(&mut self, id: FlowId) -> Result<Option<Message>> {
-        if let Some(length) = self.peek_inline(id)? {
-            let at = self.receive_ring.next_offset() + 16;
-            let message = Message::inline(length, |bytes| {
-                if length <= 64 {
-                    self.theirs.read_bytes(at, &mut bytes[..64]);
-                } else {
-                    self.theirs.read_bytes(at, bytes);
-                }
-            });
-            self.took_inline(id);
-            return Ok(Some(message));
+        match self.recv_direct(id) {
+            Some(message) => Ok(Some(message)),
+            None => self.recv_queued(id),
         }
+    }
+
+    /// As [`Self::try_recv`], if the short way is open.
+    #[inline(always)]
+    pub(crate) fn recv_direct(&mut self, id: FlowId) -> Option<Message> {
+        let slot = self.peek_direct(id, INLINE_BYTES)?;
+        let message = Message::inline(usize::from(slot.head.length), slot.words());
+        self.took_direct(id);
+        Some(message)
+    }
+
+    fn recv_queued(&mut self, id: FlowId) -> Result<Option<Message>> {
         let Some(entry) = self.next_entry(Source::Flow(id))? else { return Ok(None) };
         let message = self.message_of(&entry);
         self.took_entry(Source::Flow(id), &entry);
@@ -51,50 +56,69 @@ impl Core {
     }
 
     /// As [`Self::try_recv`], into the caller's buffer; the message stays if it does not fit.
-    #[inline]
     pub(crate) fn try_recv_into(&mut self, id: FlowId, buffer: &mut [u8]) -> Result<Option<usize>> {
-        if let Some(length) = self.peek_inline(id)? {
-            let Some(target) = buffer.get_mut(..length) else {
-                return Err(Error::BufferTooSmall { needed: length });
-            };
-            self.theirs.read_bytes(self.receive_ring.next_offset() + 16, target);
-            self.took_inline(id);
-            return Ok(Some(length));
+        match self.recv_into_direct(id, buffer) {
+            Some(length) => Ok(Some(length)),
+            None => self.recv_queued_into(id, buffer),
         }
+    }
+
+    /// As [`Self::try_recv_into`], if the short way is open.
+    #[inline(always)]
+    pub(crate) fn recv_into_direct(&mut self, id: FlowId, buffer: &mut [u8]) -> Option<usize> {
+        let slot = self.peek_direct(id, buffer.len())?;
+        let length = usize::from(slot.head.length);
+        read_words(slot.words(), 2, &mut buffer[..length]);
+        self.took_direct(id);
+        Some(length)
+    }
+
+    fn recv_queued_into(&mut self, id: FlowId, buffer: &mut [u8]) -> Result<Option<usize>> {
         let Some(entry) = self.next_entry(Source::Flow(id))? else { return Ok(None) };
         self.copy_entry(&entry, buffer)?;
         self.took_entry(Source::Flow(id), &entry);
         Ok(Some(entry.length as usize))
     }
 
-    /// The short way: nothing is queued for the flow, and the ring's next slot is an in-slot message of it. Says its length.
-    #[inline]
-    fn peek_inline(&mut self, id: FlowId) -> Result<Option<usize>> {
-        let flow = self.flows.named(id)?;
-        if !flow.list.is_empty() || !flow.sendable || flow.channel_mode || self.over.is_some() {
-            return Ok(None);
+    /// The short way, which most messages go: nothing is queued for the flow, and the next slot of the ring is an in-slot
+    /// message of it, of at most `room` bytes. Nothing in any other case. Read it, then call [`Self::took_direct`].
+    #[inline(always)]
+    fn peek_direct(&self, id: FlowId, room: usize) -> Option<Slot<'_, SLOT_WORDS>> {
+        let flow = self.flows.look(id.handle)?;
+        if !flow.list.is_empty() || !flow.direct {
+            return None;
         }
-        let Ok(Some(slot)) = self.receive_ring.peek(&*self.theirs) else { return Ok(None) };
+        let Ok(Some(slot)) = self.receive_ring.peek(&*self.theirs) else { return None };
         let length = usize::from(slot.head.length);
         #[expect(clippy::cast_possible_truncation, reason = "the lower half of its word")]
-        let same = slot.word(1) as u32 == id.handle;
-        let short = slot.head.kind == receive_kind::INLINE && same && length.wrapping_sub(1) < INLINE_BYTES;
-        Ok(short.then_some(length))
+        let same_flow = slot.word(1) as u32 == id.handle;
+        let fits = length.wrapping_sub(1) < INLINE_BYTES && length <= room;
+        (slot.head.kind == receive_kind::INLINE && same_flow && fits).then_some(slot)
     }
 
-    #[inline]
-    fn took_inline(&mut self, id: FlowId) {
+    #[inline(always)]
+    fn took_direct(&mut self, id: FlowId) {
         self.receive_ring.advance();
         self.empty_polls = 0;
-        if self.receive_ring.untold() * 4 >= self.geometry.receive_slots {
-            self.receive_ring.tell_head(&*self.ours);
+        let Some(flow) = self.flows.find(id.handle) else { return };
+        flow.taken += 1;
+        if flow.taken == 1 {
+            self.taken_flows.push(id.handle);
         }
-        self.count_taken(id.handle);
+        self.taken_total += 1;
+        if self.taken_total >= self.taken_limit {
+            self.after_direct();
+        }
+    }
+
+    #[inline(never)]
+    fn after_direct(&mut self) {
+        self.receive_ring.tell_head(&*self.ours);
+        self.flush_taken();
         self.notify_if_pushed();
     }
 
     /// Counts an in-slot message of the flow as taken; tells the engine now and then.
-    #[inline]
     pub(super) fn count_taken(&mut self, handle: u32) {
         let Some(flow) = self.flows.find(handle) else { return };
         if flow.taken == 0 {
@@ -102,7 +126,7 @@ impl Core {
         }
         flow.taken += 1;
         self.taken_total += 1;
-        if flow.taken >= self.taken_flow_limit || self.taken_total >= self.taken_limit {
+        if self.taken_total >= self.taken_limit {
             self.flush_taken();
         }
     }
@@ -224,7 +248,7 @@ impl Core {
     fn message_of(&mut self, entry: &Entry) -> Message {
         let length = entry.length as usize;
         if entry.extents == 0 {
-            return Message::inline(length, |bytes| *bytes = entry.bytes);
+            return Message::copied(length, entry.bytes);
         }
         if entry.extents == 1
             && let Some((first, _)) = entry.runs().next()
@@ -296,6 +320,7 @@ impl Core {
             return;
         }
         flow.channel_mode = true;
+        flow.direct = false;
         let mut at = flow.list;
         let mut count = 0;
         while self.slab.front(&at).is_some() {

@@ -3,10 +3,10 @@
 use super::flows::FlowState;
 use super::{Connecting, Core, FlowId};
 use crate::error::{Error, Result};
-use crate::shm::atomic::{AtomicU64, Ordering};
-use crate::shm::layout::{ConnectRequest, INLINE_BYTES, SLOT_WORDS, send_kind};
+use crate::shm::atomic::Ordering;
+use crate::shm::layout::{ConnectRequest, INLINE_BYTES, send_kind};
 use crate::shm::ledger::{Extents, may_take};
-use crate::shm::region::LeaseMut;
+use crate::shm::region::{LeaseMut, write_words};
 use crate::shm::ring::SlotHead;
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::time::Duration;
@@ -22,14 +22,24 @@ pub(crate) enum Room {
 
 impl Core {
     /// Publishes a message; `WouldBlock` without credit or room. Does not ring: call [`Self::ring_after_send`].
-    #[inline]
     pub(crate) fn try_send(&mut self, id: FlowId, message: &[u8]) -> Result<()> {
-        if message.len() > INLINE_BYTES {
-            return self.try_send_parts(id, &[message]);
+        if self.send_direct(id, message) { Ok(()) } else { self.try_send_parts(id, &[message]) }
+    }
+
+    /// The short way, which most messages go: they fit a slot, and the flow, its credit and the ring have room as far as is
+    /// known without asking. Says false in any other case.
+    #[inline(always)]
+    pub(crate) fn send_direct(&mut self, id: FlowId, message: &[u8]) -> bool {
+        let Some(flow) = self.flows.find(id.handle) else { return false };
+        let length = message.len();
+        let fits = length.wrapping_sub(1) < INLINE_BYTES && length <= flow.max_message as usize;
+        let credit = flow.outstanding() + flow.reserved < flow.credit;
+        if !fits || !credit || !flow.sendable || self.over.is_some() || self.send_ring.known_free() == 0 {
+            return false;
         }
-        self.may_publish(id, message.len(), 0)?;
+        flow.sent = flow.sent.wrapping_add(1);
         self.publish_inline(id, message);
-        Ok(())
+        true
     }
 
     /// As [`Self::try_send`], of a message in parts.
@@ -44,6 +54,8 @@ impl Core {
                 at += part.len();
             }
             self.publish_inline(id, &whole[..length]);
+            let flow = self.flows.named(id)?;
+            flow.sent = flow.sent.wrapping_add(1);
             return Ok(());
         }
         self.may_publish(id, length, 0)?;
@@ -116,18 +128,14 @@ impl Core {
         }
     }
 
-    #[inline]
+    #[inline(always)]
     fn publish_inline(&mut self, id: FlowId, message: &[u8]) {
-        let length = u16::try_from(message.len()).unwrap_or(u16::MAX);
-        let at = self.send_ring.next_offset();
-        let head = SlotHead { kind: send_kind::INLINE, count: 0, length };
-        self.send_ring.publish(&*self.ours, head, |words: &[AtomicU64; SLOT_WORDS]| {
-            words[1].store(u64::from(id.handle) | u64::from(length) << 32, Ordering::Relaxed);
-            self.ours.write_bytes(at + 16, message);
-        });
-        if let Some(flow) = self.flows.find(id.handle) {
-            flow.sent = flow.sent.wrapping_add(1);
-        }
+        #[expect(clippy::cast_possible_truncation, reason = "at most INLINE_BYTES")]
+        let length = message.len() as u16;
+        let slot = self.send_ring.open(&*self.ours);
+        slot[1].store(u64::from(id.handle) | u64::from(length) << 32, Ordering::Relaxed);
+        write_words(slot, 2, message);
+        self.send_ring.seal(slot, SlotHead { kind: send_kind::INLINE, count: 0, length });
     }
 
     fn publish_buffers(&mut self, id: FlowId, length: u32, extents: Extents) {
@@ -361,6 +369,7 @@ impl Core {
         let first = !flow.closing;
         flow.closing = true;
         flow.sendable = false;
+        flow.direct = false;
         let (ended, channel_mode) = (flow.end.is_some(), flow.channel_mode);
         self.discard(id);
         if ended && channel_mode {

@@ -131,6 +131,15 @@ impl Channel {
     #[inline]
     pub fn try_send(&mut self, flow: FlowId, message: &[u8]) -> Result<()> {
         self.core.check_process()?;
+        if self.core.send_direct(flow, message) {
+            self.core.ring_after_send();
+            return Ok(());
+        }
+        self.try_send_slowly(flow, message)
+    }
+
+    #[inline(never)]
+    fn try_send_slowly(&mut self, flow: FlowId, message: &[u8]) -> Result<()> {
         let mut outcome = self.core.try_send(flow, message);
         if matches!(outcome, Err(Error::WouldBlock)) && self.core.must_look_again() {
             outcome = self.core.try_send(flow, message);
@@ -161,10 +170,15 @@ impl Channel {
     #[inline]
     pub fn try_recv(&mut self, flow: FlowId) -> Result<Option<Message>> {
         self.core.check_process()?;
-        match self.core.try_recv(flow) {
-            Ok(None) if self.core.must_look_again() => self.core.try_recv(flow),
-            outcome => outcome,
+        match self.core.recv_direct(flow) {
+            Some(message) => Ok(Some(message)),
+            None => self.try_recv_slowly(flow),
         }
+    }
+
+    #[inline(never)]
+    fn try_recv_slowly(&mut self, flow: FlowId) -> Result<Option<Message>> {
+        self.attempt(|core| core.try_recv(flow))
     }
 
     /// Waits for the flow's next message.
@@ -182,10 +196,15 @@ impl Channel {
     #[inline]
     pub fn try_recv_into(&mut self, flow: FlowId, buffer: &mut [u8]) -> Result<Option<usize>> {
         self.core.check_process()?;
-        match self.core.try_recv_into(flow, buffer) {
-            Ok(None) if self.core.must_look_again() => self.core.try_recv_into(flow, buffer),
-            outcome => outcome,
+        match self.core.recv_into_direct(flow, buffer) {
+            Some(length) => Ok(Some(length)),
+            None => self.try_recv_into_slowly(flow, buffer),
         }
+    }
+
+    #[inline(never)]
+    fn try_recv_into_slowly(&mut self, flow: FlowId, buffer: &mut [u8]) -> Result<Option<usize>> {
+        self.attempt(|core| core.try_recv_into(flow, buffer))
     }
 
     /// Puts a flow into channel mode: its messages come out of [`Self::try_recv_any`] from now on.

@@ -49,6 +49,9 @@ pub const MAX_EXTENTS: usize = INLINE_BYTES / 4 - 1;
 /// Largest message in bytes.
 pub const MAX_MESSAGE: u32 = 8 * 1024 * 1024;
 
+/// Most messages of one channel that may be sent and not yet acknowledged: at most 130 MiB of the engine's own memory.
+pub const MAX_UNACKNOWLEDGED: u64 = 1 << 20;
+
 /// Byte offset of the word by which the owner of a region asks to be woken.
 pub const ARMED_OFFSET: usize = LINE_BYTES;
 /// Byte offset of the word in which the owner of a region says which arming of the other side it answered.
@@ -185,6 +188,10 @@ impl Geometry {
         if self.flow_credit < 2 || self.flow_credit > 32_768 {
             return Some("flow_credit must be from 2 to 32768");
         }
+        // The engine keeps a record, with the message if it is small, of everything that is not acknowledged.
+        if self.max_flows as u64 * self.flow_credit as u64 > MAX_UNACKNOWLEDGED {
+            return Some("max_flows times flow_credit must be at most 1048576");
+        }
         None
     }
 
@@ -193,9 +200,10 @@ impl Geometry {
         (self.receive_slots + self.max_flows).next_power_of_two()
     }
 
-    /// Slots of the send-done ring: one entry per flow is enough, because entries are cumulative.
+    /// Slots of the send-done ring: one entry per flow is enough, because entries are cumulative. A ring has two at least.
     pub const fn send_done_slots(&self) -> u32 {
-        self.max_flows.next_power_of_two()
+        let slots = self.max_flows.next_power_of_two();
+        if slots < 2 { 2 } else { slots }
     }
 
     /// Largest message in bytes that the application can send.

@@ -121,6 +121,27 @@ fn map<Access>(region: &impl AsFd, length: usize, protection: libc::c_int) -> io
     Ok(mapping)
 }
 
+/// Copies `into.len()` bytes of a slot from its word `first` on. They are arbitrary, as in [`Mapping::read_bytes`].
+/// Panics beyond the slot.
+#[inline(always)]
+pub fn read_words<const N: usize>(words: ReadWords<'_, N>, first: usize, into: &mut [u8]) {
+    assert!(first * 8 + into.len() <= N * 8, "range outside the slot");
+    let source = words.inner().as_ptr().cast::<u8>();
+    // SAFETY: the assertion keeps the range inside the words, and `into` is private memory. As in `read_bytes`, the bytes
+    // are copied as opaque values of a foreign process.
+    unsafe { std::ptr::copy_nonoverlapping(source.add(first * 8), into.as_mut_ptr(), into.len()) }
+}
+
+/// Copies `bytes` into a slot from its word `first` on. Panics if they do not fit.
+#[inline(always)]
+pub fn write_words<const N: usize>(words: &[AtomicU64; N], first: usize, bytes: &[u8]) {
+    assert!(first * 8 + bytes.len() <= N * 8, "range outside the slot");
+    let target = words.as_ptr().cast_mut().cast::<u8>();
+    // SAFETY: the assertion keeps the range inside the words, which are atomics of memory that this side may write (only
+    // `WritableMemory` hands them out); `bytes` is private. The slot is not published, so nobody is to read it yet.
+    unsafe { std::ptr::copy_nonoverlapping(bytes.as_ptr(), target.add(first * 8), bytes.len()) }
+}
+
 impl Mapping<Write> {
     /// Maps a sealed memfd of exactly `length` bytes for reading and writing.
     pub fn writable(region: &impl AsFd, length: usize) -> io::Result<Self> {
@@ -128,7 +149,7 @@ impl Mapping<Write> {
     }
 
     /// Copies `bytes` to `offset`. Panics if they do not fit: offsets are ours, never the other side's.
-    #[inline]
+    #[inline(always)]
     pub fn write_bytes(&self, offset: usize, bytes: &[u8]) {
         let target = self.range(offset, bytes.len());
         // SAFETY: `range` checked the bounds; `bytes` is private memory and does not overlap the mapping.
@@ -169,7 +190,7 @@ impl<Access> Mapping<Access> {
     }
 
     /// Copies `into.len()` bytes from `offset`. They are arbitrary: the other side may change them meanwhile.
-    #[inline]
+    #[inline(always)]
     pub fn read_bytes(&self, offset: usize, into: &mut [u8]) {
         let source = self.range(offset, into.len());
         // SAFETY: `range` checked the bounds; `into` is private memory. The other side may store at the same time: bytes
@@ -194,14 +215,14 @@ impl<Access> Mapping<Access> {
         unsafe { libc::madvise(start.cast(), length, advice) };
     }
 
-    #[inline]
+    #[inline(always)]
     fn range(&self, offset: usize, length: usize) -> *mut u8 {
         assert!(offset <= self.length && length <= self.length - offset, "range outside the region");
         // SAFETY: the assertion keeps the result inside the mapping.
         unsafe { self.start.as_ptr().add(offset) }
     }
 
-    #[inline]
+    #[inline(always)]
     fn atomics<const N: usize>(&self, offset: usize) -> &[AtomicU64; N] {
         assert!(offset.is_multiple_of(8), "words are aligned");
         let start = self.range(offset, N * 8);
@@ -212,14 +233,14 @@ impl<Access> Mapping<Access> {
 }
 
 impl<Access> Memory for Mapping<Access> {
-    #[inline]
+    #[inline(always)]
     fn words<const N: usize>(&self, offset: usize) -> ReadWords<'_, N> {
         ReadWords::new(self.atomics(offset))
     }
 }
 
 impl WritableMemory for Mapping<Write> {
-    #[inline]
+    #[inline(always)]
     fn words_mut<const N: usize>(&self, offset: usize) -> &[AtomicU64; N] {
         self.atomics(offset)
     }

@@ -30,14 +30,20 @@ impl<'a, const N: usize> ReadWords<'a, N> {
         Self(words)
     }
 
+    /// The words themselves, for the fence that copies them.
+    #[inline(always)]
+    pub(super) fn inner(&self) -> &'a [AtomicU64; N] {
+        self.0
+    }
+
     /// Word `index`, as it is now.
-    #[inline]
+    #[inline(always)]
     pub fn load(&self, index: usize) -> u64 {
         self.0[index].load(Ordering::Relaxed)
     }
 
     /// Word `index`, and after it everything that was stored before its Release store.
-    #[inline]
+    #[inline(always)]
     pub fn load_acquire(&self, index: usize) -> u64 {
         self.0[index].load(Ordering::Acquire)
     }
@@ -148,13 +154,19 @@ impl<const N: usize> Producer<N> {
     }
 
     /// Slots that can be published now. Reads the consumer's head only if fewer than `wanted` are known to be free.
-    #[inline]
+    #[inline(always)]
     pub fn free(&mut self, theirs: &impl Memory, wanted: u32) -> Result<u32, PeerFault> {
         let known = self.slots - self.position.wrapping_sub(self.known_head);
         if known >= wanted {
             return Ok(known);
         }
         self.read_head(theirs)
+    }
+
+    /// Slots that are known to be free without reading the consumer's head.
+    #[inline(always)]
+    pub fn known_free(&self) -> u32 {
+        self.slots - self.position.wrapping_sub(self.known_head)
     }
 
     #[cold]
@@ -171,24 +183,35 @@ impl<const N: usize> Producer<N> {
     }
 
     /// Publishes one slot. `fill` stores words 1.. of the slot; word 0 is stored after it. The caller has seen `free` >= 1.
-    #[inline]
+    #[inline(always)]
     pub fn publish<M: WritableMemory>(
         &mut self,
         ours: &M,
         head: SlotHead,
         fill: impl FnOnce(&[AtomicU64; N]),
     ) {
-        assert!(self.position.wrapping_sub(self.known_head) < self.slots, "published into a full ring");
-        let at = (self.position & (self.slots - 1)) as usize;
-        let slot = ours.words_mut::<N>(self.ring_offset + at * N * 8);
+        let slot = self.open(ours);
         fill(slot);
+        self.seal(slot, head);
+    }
+
+    /// The first half of `publish`: the slot to fill from word 1 on. The caller has seen `free` >= 1.
+    #[inline(always)]
+    pub fn open<'a, M: WritableMemory>(&self, ours: &'a M) -> &'a [AtomicU64; N] {
+        assert!(self.known_free() > 0, "published into a full ring");
+        ours.words_mut::<N>(self.next_offset())
+    }
+
+    /// The second half: `slot` is what `open` gave, filled.
+    #[inline(always)]
+    pub fn seal(&mut self, slot: &[AtomicU64; N], head: SlotHead) {
         self.position = self.position.wrapping_add(1);
         // SYNC: slot. Its words and the buffers it names are visible before its sequence number.
         slot[0].store(head.pack(self.position), Ordering::Release);
     }
 
     /// Byte offset, in our memory, of the slot that the next `publish` fills: for writers of whole runs of bytes.
-    #[inline]
+    #[inline(always)]
     pub fn next_offset(&self) -> usize {
         self.ring_offset + (self.position & (self.slots - 1)) as usize * N * 8
     }
@@ -222,8 +245,14 @@ pub struct Slot<'a, const N: usize> {
 }
 
 impl<const N: usize> Slot<'_, N> {
+    /// All its words, to copy a run of their bytes.
+    #[inline(always)]
+    pub fn words(&self) -> ReadWords<'_, N> {
+        self.words
+    }
+
     /// Word `index`, loaded now; load it once.
-    #[inline]
+    #[inline(always)]
     pub fn word(&self, index: usize) -> u64 {
         self.words.load(index)
     }
@@ -237,7 +266,7 @@ impl<const N: usize> Consumer<N> {
     }
 
     /// The next slot if it is published. Does not take it: call [`Self::advance`].
-    #[inline]
+    #[inline(always)]
     pub fn peek<'a, M: Memory>(&self, theirs: &'a M) -> Result<Option<Slot<'a, N>>, PeerFault> {
         let at = (self.position & (self.slots - 1)) as usize;
         let words = theirs.words::<N>(self.ring_offset + at * N * 8);
@@ -252,13 +281,13 @@ impl<const N: usize> Consumer<N> {
     }
 
     /// Byte offset, in the producer's memory, of the slot that `peek` shows: for readers of whole runs of bytes.
-    #[inline]
+    #[inline(always)]
     pub fn next_offset(&self) -> usize {
         self.ring_offset + (self.position & (self.slots - 1)) as usize * N * 8
     }
 
     /// Takes the slot that `peek` showed.
-    #[inline]
+    #[inline(always)]
     pub fn advance(&mut self) {
         self.position = self.position.wrapping_add(1);
         if self.position & (self.slots - 1) == 0 {

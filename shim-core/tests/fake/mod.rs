@@ -316,18 +316,25 @@ impl Engine {
 
     /// Takes everything there is. Says whether there was anything.
     pub fn turn(&mut self) -> bool {
-        let mut any = false;
+        let mut any = self.turn_done();
         while let Some((head, words)) = take(&mut self.send_ring, &self.theirs) {
             any = true;
             self.handle_send(head, words);
+            // A quick application keeps the send ring from ever being empty: what it released comes in between.
+            self.turn_done();
         }
         self.send_ring.tell_head(&self.ours);
+        any | self.push_outgoing()
+    }
+
+    fn turn_done(&mut self) -> bool {
+        let mut any = false;
         while let Some((head, words)) = take(&mut self.receive_done, &self.theirs) {
             any = true;
             self.handle_done(head, words);
         }
         self.receive_done.tell_head(&self.ours);
-        any | self.push_outgoing()
+        any
     }
 
     fn handle_send(&mut self, head: SlotHead, words: [u64; SLOT_WORDS]) {

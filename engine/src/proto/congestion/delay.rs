@@ -1,9 +1,11 @@
 //! Delay-based control that tolerates random loss.
 //!
 //! The window grows while the least round trip of a round stays below a target above the path's own delay, and shrinks by
-//! the excess when it does not, at most once a round trip (after Swift, SIGCOMM 2020). Using the *least* of a round keeps it
-//! calm when a sleeping engine at the other end delays some packets. Random loss is repaired, not obeyed: only a round
-//! that lost more than a sixth of its bytes cuts the window, as an overflowing queue does.
+//! the excess when it does not, at most once a round trip (after Swift, SIGCOMM 2020). The target is generous, and the
+//! *least* of a round counts, because an engine that has to wait for its CPU delays packets by a millisecond as a queue does.
+//!
+//! Random loss is repaired, not obeyed. A queue that overflows shows by loss *and* delay: a round with both cuts the window,
+//! as does one that lost more than a sixth of its bytes.
 
 use super::{AckSample, Controller};
 use crate::proto::time::{Duration, Instant};
@@ -16,8 +18,10 @@ const ASSUMED_DATAGRAM: u64 = 1_200;
 const MIN_DATAGRAMS: u64 = 2;
 /// Largest window in bytes.
 const MAX_WINDOW: u64 = 64 << 20;
-/// Queueing that is always allowed: what a sleeping engine and the scheduler cost.
-const LEAST_SLACK: Duration = Duration::from_micros(200);
+/// Delay above the least that is always allowed: what a sleeping engine and the scheduler cost.
+const LEAST_SLACK: Duration = Duration::from_millis(1);
+/// Delay above the least from which on loss is taken for an overflowing queue.
+const QUEUE_SLACK: Duration = Duration::from_micros(50);
 /// Datagrams by which the window grows in a round trip once it left the start.
 const GROWTH_DATAGRAMS: u64 = 2;
 
@@ -55,7 +59,9 @@ impl Delay {
     fn end_round(&mut self, now: Instant, sample: &AckSample) {
         let target = sample.min_rtt + sample.min_rtt.max(LEAST_SLACK);
         let (acked, lost) = (self.round_acked, self.round_lost);
-        let overflow = lost * 6 > acked + lost;
+        let queueing = sample.min_rtt + QUEUE_SLACK.max(Duration::from_nanos(sample.min_rtt.as_nanos() / 2));
+        let is_queueing = self.round_least.is_some_and(|least| least > queueing);
+        let overflow = lost * 6 > acked + lost || (is_queueing && lost * 50 > acked + lost);
         let late = self.round_least.filter(|&least| least > target);
         if let Some(least) = late {
             // Half the share of the round trip that is queueing, at most 3/10 of the window.
