@@ -114,6 +114,10 @@ pub(super) struct Sender {
     reorder_packets: u64,
     loss_time: Option<Instant>,
     last_eliciting_at: Instant,
+    /// When a round trip was last measured.
+    sampled_at: Instant,
+    /// When a nudge was last followed.
+    nudged_at: Instant,
     pub(super) timeouts: u32,
     /// How often the peer was asked for its window since it last opened.
     window_probes: u32,
@@ -151,6 +155,8 @@ impl Sender {
             reorder_packets: REORDER_PACKETS,
             loss_time: None,
             last_eliciting_at: Instant::ZERO,
+            sampled_at: Instant::ZERO,
+            nudged_at: Instant::ZERO,
             timeouts: 0,
             window_probes: 0,
             probes_owed: 0,
@@ -427,6 +433,7 @@ impl Sender {
         let held = Duration::from_micros(u64::from(ack.delay_us));
         let sample = newest.map(|at| rtt.on_sample(now, now.since(at), held));
         if sample.is_some() {
+            self.sampled_at = now;
             self.timeouts = 0;
         }
         if acked_bytes > 0 {
@@ -447,7 +454,7 @@ impl Sender {
                 },
             );
         }
-        self.forget_settled(now, rtt);
+        self.forget_settled(rtt);
         Ok(lost)
     }
 

@@ -107,7 +107,11 @@ impl Sender {
     pub(in crate::proto) fn on_nudge(&mut self, now: Instant, rtt: &Rtt) -> LostFlags {
         self.timeouts = 0;
         let mut lost = LostFlags::default();
-        let before = now.since(Instant::ZERO + rtt.least());
+        if self.nudged_at + rtt.smoothed() > now {
+            return lost; // What was repeated then has not had the time to arrive.
+        }
+        self.nudged_at = now;
+        let before = now.since(Instant::ZERO + rtt.loss_delay());
         for place in 0..self.packets.len() {
             let packet = self.packets[place];
             // Room says nothing about the path.
@@ -128,14 +132,15 @@ impl Sender {
         lost
     }
 
-    pub(super) fn forget_settled(&mut self, now: Instant, rtt: &Rtt) {
+    pub(super) fn forget_settled(&mut self, rtt: &Rtt) {
         let memory = rtt.smoothed().times(4);
         while let Some(packet) = self.packets.front() {
             let keep = match packet.state {
                 State::InFlight => true,
                 State::Acked => false,
-                // Remembered for a while, to notice that it was not lost after all.
-                State::Lost => packet.at + memory > now && self.packets.len() < MAX_PACKETS,
+                // Remembered for a while, to notice that it was not lost after all; and until a later round trip was
+                // measured, else a path that became slower would never be seen to answer.
+                State::Lost => packet.at + memory > self.sampled_at && self.packets.len() < MAX_PACKETS,
             };
             if keep {
                 return;
@@ -181,7 +186,7 @@ impl Sender {
     ) -> LostFlags {
         if self.loss_time.is_some_and(|time| time <= now) {
             let lost = self.detect_losses(now, rtt, controller, path, counters);
-            self.forget_settled(now, rtt);
+            self.forget_settled(rtt);
             return lost;
         }
         let mut lost = LostFlags::default();
@@ -212,7 +217,7 @@ impl Sender {
         if self.timeouts == GIVE_UP_TIMEOUTS + 1 {
             controller.on_timeout(now, u64::from(path.current()));
         }
-        self.forget_settled(now, rtt);
+        self.forget_settled(rtt);
         lost
     }
 
