@@ -177,6 +177,9 @@ impl Machines {
 impl Drop for Machines {
     fn drop(&mut self) {
         self.background = Background::default();
+        for machine in ["A", "B"] {
+            let _ = fs::remove_file(self.socket(machine)); // A killed sidecar leaves it.
+        }
         let _ = fs::remove_dir_all(&self.folder);
     }
 }
