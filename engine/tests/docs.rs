@@ -56,7 +56,7 @@ fn the_texts_in_the_troubleshooting_page_are_those_of_the_library() {
         Error::AddressNotLocal { address: at("10.0.0.9:7000") },
         Error::AddressInUse { address: at("10.0.0.5:7000") },
         Error::ListenRefused { text: "text".to_owned() },
-        Error::ConnectTimedOut { peer: at("10.0.0.6:7000") },
+        Error::ConnectTimedOut { peer: at("10.0.0.6:7000"), udp_port: 31580 },
         Error::Refused { peer: at("10.0.0.6:7000") },
         Error::Busy { peer: at("10.0.0.6:7000") },
         Error::ConnectFailed { peer: at("10.0.0.6:7000"), reason: machnet_client::ResetReason::NoRoute },

@@ -328,7 +328,7 @@ fn the_quoted_errors_are_those_of_the_library() {
         ("NoSidecar", Error::NoSidecar { socket: socket() }),
         ("SocketPermission", Error::SocketPermission { socket: socket() }),
         ("AddressNotLocal", Error::AddressNotLocal { address }),
-        ("ConnectTimedOut", Error::ConnectTimedOut { peer }),
+        ("ConnectTimedOut", Error::ConnectTimedOut { peer, udp_port: 31580 }),
         ("Refused", Error::Refused { peer }),
     ];
     let page = blocks(&readme());

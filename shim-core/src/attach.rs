@@ -73,7 +73,7 @@ pub(crate) fn attach(options: AttachOptions) -> Result<Channel> {
     }
     control.detached = false;
     let info = ChannelInfo { channel, engine, sidecar_pid: pid, local, geometry };
-    let core = Core::new(ours, theirs, geometry, bell);
+    let core = Core::new(ours, theirs, geometry, bell, local.port());
     Ok(Channel::new(core, control, info, options.wait_policy, options.linger))
 }
 

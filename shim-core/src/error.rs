@@ -172,12 +172,13 @@ pub enum Error {
     },
     /// The peer's host did not answer a connect.
     #[error(
-        "no answer from {peer} (port {port}): perhaps no sidecar runs there, or a firewall drops the sidecars' UDP packets",
-        port = peer.port()
+        "no answer from {peer} over UDP port {udp_port}: perhaps no sidecar runs there, or a firewall drops its packets"
     )]
     ConnectTimedOut {
         /// Whom we tried to reach.
         peer: SocketAddr,
+        /// The UDP port over which the sidecars talk.
+        udp_port: u16,
     },
     /// The peer's sidecar has no listener there.
     #[error("{peer} refused: its sidecar has no listener on port {port}", port = peer.port())]
@@ -323,11 +324,11 @@ impl Error {
     }
 
     /// The outcome of a connect that failed with this code.
-    pub(crate) fn of_connect(peer: SocketAddr, local: SocketAddr, code: u16) -> Self {
+    pub(crate) fn of_connect(peer: SocketAddr, local: SocketAddr, udp_port: u16, code: u16) -> Self {
         match ResetReason::from_code(code) {
             ResetReason::Refused => Self::Refused { peer },
             ResetReason::Busy => Self::Busy { peer },
-            ResetReason::Timeout => Self::ConnectTimedOut { peer },
+            ResetReason::Timeout => Self::ConnectTimedOut { peer, udp_port },
             ResetReason::TooManyFlows => Self::TooManyFlows,
             ResetReason::AddressNotLocal => Self::AddressNotLocal { address: local },
             reason => Self::ConnectFailed { peer, reason },

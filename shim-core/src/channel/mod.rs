@@ -185,6 +185,8 @@ pub(crate) struct Core {
     ours: Arc<Mapping<Write>>,
     theirs: Arc<Mapping<Read>>,
     geometry: Geometry,
+    /// The sidecar's UDP port, to name it when a peer does not answer.
+    udp_port: u16,
     send_ring: Producer<SLOT_WORDS>,
     receive_done: Producer<DONE_WORDS>,
     receive_ring: Consumer<SLOT_WORDS>,
@@ -243,6 +245,7 @@ impl Core {
         theirs: Mapping<Read>,
         geometry: Geometry,
         bell: Doorbell,
+        udp_port: u16,
     ) -> Self {
         let g = geometry;
         Self {
@@ -250,6 +253,7 @@ impl Core {
             ours: Arc::new(ours),
             theirs: Arc::new(theirs),
             geometry,
+            udp_port,
             send_ring: Producer::new(RING_OFFSET, g.send_slots, MESSAGE_HEAD_OFFSET),
             receive_done: Producer::new(g.receive_done_offset(), g.receive_done_slots(), DONE_HEAD_OFFSET),
             receive_ring: Consumer::new(RING_OFFSET, g.receive_slots, MESSAGE_HEAD_OFFSET),

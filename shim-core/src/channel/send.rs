@@ -334,7 +334,7 @@ impl Core {
         self.remove_connect(request);
         match outcome {
             Ok(handle) => Ok(Some(FlowId { handle })),
-            Err(code) => Err(Error::of_connect(remote, local, code)),
+            Err(code) => Err(Error::of_connect(remote, local, self.udp_port, code)),
         }
     }
 
