@@ -318,7 +318,7 @@ fn no_file_names_a_place_of_somebodys_machine() {
         found.extend(offences(&path, &text, |line| {
             places.iter().any(|place| {
                 line.match_indices(place).any(|(at, _)| {
-                    // As the beginning of a path only: "engine/work/" would be inside the repository.
+                    // As the beginning of a path only: a folder of the same name would be inside the repository.
                     !line[..at].ends_with(|c: char| c.is_alphanumeric() || "._-~/}".contains(c))
                 })
             })
