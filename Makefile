@@ -40,7 +40,7 @@ build: need-cargo
 
 demo: $(if $(MACHNET),,need-cargo)
 ifeq ($(MACHNET),)
-	cargo build --release --locked -p machnet-engine --bin machnet
+	cargo build --release --locked --workspace --bin machnet
 endif
 	$(or $(MACHNET),$(release_dir)/machnet) demo $(ARGS)
 
