@@ -145,6 +145,7 @@ impl Tenant {
     }
 
     /// Length in bytes of a sent message.
+    #[cfg(test)]
     pub fn sent_len(&self, handle: u32) -> u32 {
         self.sent.at(handle).len
     }

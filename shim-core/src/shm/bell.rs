@@ -66,11 +66,6 @@ impl Sleeper {
     pub fn is_answered(&self, theirs: &impl Memory) -> bool {
         self.epoch != 0 && theirs.words::<1>(RUNG_OFFSET).load_acquire(0) == self.epoch
     }
-
-    /// Whether an arming is in force.
-    pub fn is_armed(&self) -> bool {
-        self.armed
-    }
 }
 
 /// The side that publishes and rings.
