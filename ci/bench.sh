@@ -6,8 +6,8 @@
 # It exits 0 when it could measure, whatever the verdict. `ci/bench.sh` alone runs every bench that there is and rewrites
 # docs/performance.md. `ci/bench.sh --list` names them with their goals.
 #
-# A bench is the program engine/benches/NAME.rs (harness = false). It prints what a reader wants to see and, for each of its
-# figures, a line `figure: NAME VALUE`. The goals stand in ci/goals.txt and nowhere else.
+# A bench is the program benches/src/bin/NAME.rs. It prints what a reader wants to see and, for each of its figures, a line
+# `figure: NAME VALUE`. The goals stand in ci/goals.txt and nowhere else. $MACHNET names the command that a bench may start.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 . ci/common.sh
@@ -19,7 +19,9 @@ mkdir -p "$output"
 
 names() { awk '!/^#/ { print $1 }' "$goals" | uniq; }
 goals_of() { awk -v bench="$1" '$1 == bench { print $2, $3, $4 }' "$goals"; }
-exists() { [ -e "engine/benches/$1.rs" ]; }
+exists() { [ -e "benches/src/bin/$1.rs" ]; }
+
+build() { cargo build --locked --quiet --release --workspace --bins; }
 
 # Turns the `figure:` lines of a bench's output into verdicts, in the order of the goals.
 verdicts() {
@@ -38,11 +40,11 @@ verdicts() {
 
 run() {
     if ! exists "$1"; then
-        echo "$1: not measured yet: there is no engine/benches/$1.rs"
+        echo "$1: not measured yet: there is no benches/src/bin/$1.rs"
         return 0
     fi
     echo "==== $1"
-    cargo bench --locked --quiet -p machnet-engine --bench "$1" </dev/null | tee "$output/$1.txt"
+    MACHNET="$target_dir/release/machnet" "$target_dir/release/$1" </dev/null | tee "$output/$1.txt"
     verdicts "$1" | tee "$output/$1.verdicts"
 }
 
@@ -79,6 +81,7 @@ case "${1:-}" in
         done
         ;;
     "")
+        build
         failed=() measured=0
         for name in $(names); do
             exists "$name" && measured=1
@@ -96,6 +99,7 @@ case "${1:-}" in
             echo "there is no bench '$1'; the benches are: $(names | tr '\n' ' ')" >&2
             exit 2
         fi
+        build
         run "$1"
         ;;
 esac

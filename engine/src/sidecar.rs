@@ -4,13 +4,14 @@ use crate::clock::Clock;
 use crate::config::{Config, IdlePolicy};
 use crate::controller::{self, Controller, SocketFile, SocketFileError};
 use crate::driver::Driver;
-use crate::driver::udp::{OpenError, UdpConfig, UdpDriver, UdpGroup};
+use crate::driver::udp::{OpenError, UdpConfig, UdpGroup};
 use crate::idle::Idle;
 use crate::mailbox::{Command, Notice, Receiver, Sender, mailbox};
 use crate::proto::time::Duration;
 use crate::status::Status;
 use crate::sys;
 use crate::worker::{self, Worker};
+use machnet_client::socket::SeqpacketListener;
 use std::io;
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
@@ -78,20 +79,75 @@ fn io_error(doing: &'static str) -> impl Fn(io::Error) -> StartError {
 pub struct Sidecar {
     socket: PathBuf,
     local_address: SocketAddr,
-    engines: Vec<(Sender<Command>, Option<JoinHandle<()>>)>,
+    engines: Vec<Engine>,
     controller: (Sender<Notice>, Option<JoinHandle<()>>),
+}
+
+#[derive(Debug)]
+struct Engine {
+    commands: Sender<Command>,
+    thread: Option<JoinHandle<()>>,
+}
+
+/// The control socket, made and not served yet.
+struct ControlSocket {
+    file: SocketFile,
+    listener: SeqpacketListener,
+}
+
+impl ControlSocket {
+    fn open(config: &Config) -> Result<Self, StartError> {
+        let (file, listener) =
+            SocketFile::create(&config.socket, config.socket_mode, config.socket_group.as_deref())?;
+        Ok(Self { file, listener })
+    }
 }
 
 impl Sidecar {
     /// Starts the engines and the controller. When it returns, applications can attach.
     pub fn start(config: &Config) -> Result<Self, StartError> {
-        let _: io::Result<u64> = sys::raise_descriptor_limit();
         // The control socket first: it is the sidecar that the user most likely has running already.
-        let (file, listener) =
-            SocketFile::create(&config.socket, config.socket_mode, config.socket_group.as_deref())?;
+        let socket = ControlSocket::open(config)?;
         let address = SocketAddr::new(config.address, config.udp_port);
         let engines = config.engines.max(1) as usize;
         let drivers = UdpGroup::open(address, engines, &UdpConfig::default())?;
+        Self::start_engines(config, socket, drivers)
+    }
+
+    /// As [`Self::start`], with one engine for each of `drivers` instead of those that the settings name.
+    pub fn start_over<D: Driver + 'static>(config: &Config, drivers: Vec<D>) -> Result<Self, StartError> {
+        Self::start_engines(config, ControlSocket::open(config)?, drivers)
+    }
+
+    /// As [`Self::start_over`], but without threads for the engines: the caller runs their duty cycles, in threads of its own
+    /// or step by step. Attaching and listening end only while somebody does.
+    pub fn start_stepped<D: Driver>(
+        config: &Config,
+        drivers: Vec<D>,
+    ) -> Result<(Self, Vec<Worker<D>>), StartError> {
+        Self::assemble(config, ControlSocket::open(config)?, drivers)
+    }
+
+    fn start_engines<D: Driver + 'static>(
+        config: &Config,
+        socket: ControlSocket,
+        drivers: Vec<D>,
+    ) -> Result<Self, StartError> {
+        let engines = drivers.len();
+        let (mut sidecar, workers) = Self::assemble(config, socket, drivers)?;
+        for (worker, engine) in workers.into_iter().zip(&mut sidecar.engines) {
+            engine.thread = Some(start_engine(worker, config.idle, engines)?);
+        }
+        Ok(sidecar)
+    }
+
+    /// Everything but the engines' threads.
+    fn assemble<D: Driver>(
+        config: &Config,
+        ControlSocket { file, listener }: ControlSocket,
+        drivers: Vec<D>,
+    ) -> Result<(Self, Vec<Worker<D>>), StartError> {
+        let _: io::Result<u64> = sys::raise_descriptor_limit();
         let local_address = drivers[0].local_address();
         let (notice_sender, notices) = mailbox().map_err(io_error("making a pipe"))?;
         let (mut senders, mut workers) = (Vec::new(), Vec::new());
@@ -115,18 +171,10 @@ impl Sidecar {
         };
         let controller = Controller::new(settings, listener, senders.clone(), notices)
             .map_err(io_error("preparing the control socket"))?;
-        let mut sidecar = Self {
-            socket: config.socket.clone(),
-            local_address,
-            engines: Vec::new(),
-            controller: (notice_sender, None),
-        };
-        for (sender, worker) in senders.into_iter().zip(workers) {
-            let thread = start_engine(worker, config.idle, engines)?;
-            sidecar.engines.push((sender, Some(thread)));
-        }
-        sidecar.controller.1 = Some(start_controller(controller, file)?);
-        Ok(sidecar)
+        let engines = senders.into_iter().map(|commands| Engine { commands, thread: None }).collect();
+        let thread = start_controller(controller, file)?;
+        let socket = config.socket.clone();
+        Ok((Self { socket, local_address, engines, controller: (notice_sender, Some(thread)) }, workers))
     }
 
     /// The control socket.
@@ -146,11 +194,11 @@ impl Sidecar {
 
     fn end(&mut self, linger_ms: u32) {
         self.controller.0.send(Notice::ShuttingDown);
-        for (sender, _) in &self.engines {
-            sender.send(Command::Shutdown { linger_ms });
+        for engine in &self.engines {
+            engine.commands.send(Command::Shutdown { linger_ms });
         }
-        for (_, thread) in &mut self.engines {
-            join(thread.take());
+        for engine in &mut self.engines {
+            join(engine.thread.take());
         }
         self.controller.0.send(Notice::Stop);
         join(self.controller.1.take());
@@ -170,13 +218,13 @@ fn join(thread: Option<JoinHandle<()>>) {
     }
 }
 
-fn make_worker(
+fn make_worker<D: Driver>(
     id: u32,
     config: &Config,
-    driver: UdpDriver,
+    driver: D,
     commands: Receiver<Command>,
     notices: Sender<Notice>,
-) -> Result<Worker<UdpDriver>, StartError> {
+) -> Result<Worker<D>, StartError> {
     let millis = |value: u32| Duration::from_millis(u64::from(value));
     let local = driver.local_address();
     let largest = u32::try_from(driver.max_datagram()).unwrap_or(u32::MAX);
@@ -225,8 +273,8 @@ fn or_abort(what: &str, run: impl FnOnce()) {
     }
 }
 
-fn start_engine(
-    mut worker: Worker<UdpDriver>,
+fn start_engine<D: Driver + 'static>(
+    mut worker: Worker<D>,
     policy: IdlePolicy,
     engines: usize,
 ) -> Result<JoinHandle<()>, StartError> {

@@ -1,0 +1,34 @@
+//! Processors and the clock.
+
+use rustix::thread::{CpuSet, sched_getaffinity, sched_setaffinity};
+use std::time::{Duration, Instant};
+
+/// The processors that this process may use.
+pub fn available() -> Vec<usize> {
+    match sched_getaffinity(None) {
+        Ok(set) => (0..CpuSet::MAX_CPU).filter(|&cpu| set.is_set(cpu)).collect(),
+        Err(_) => vec![0],
+    }
+}
+
+/// Keeps the calling thread on the `index`-th of the processors that the process may use, counted round.
+pub fn pin(cpus: &[usize], index: usize) {
+    let mut set = CpuSet::new();
+    set.set(cpus[index % cpus.len()]);
+    if let Err(error) = sched_setaffinity(None, &set) {
+        println!("cannot keep a thread on processor {}: {error}", cpus[index % cpus.len()]);
+    }
+}
+
+/// The time now.
+#[expect(clippy::disallowed_methods, reason = "a bench measures real time")]
+pub fn now() -> Instant {
+    Instant::now()
+}
+
+/// How long something took, with what it answered.
+pub fn timed<T>(run: impl FnOnce() -> T) -> (Duration, T) {
+    let start = now();
+    let outcome = run();
+    (start.elapsed(), outcome)
+}

@@ -1,0 +1,62 @@
+//! A bench with several processes starts itself again in other roles.
+//!
+//! `main` asks [`role`] first: a child was started as `BENCH --role NAME ARGUMENTS` and finds both there. A child ends when
+//! its parent's end of its standard input is closed, so that none outlives a bench that was killed.
+
+use std::io::{self, Read};
+use std::process::{Child, Command, Stdio};
+
+/// The role that this process was started in, with its arguments; nothing in the bench's first process.
+pub fn role() -> Option<(String, Vec<String>)> {
+    let mut arguments = std::env::args().skip(1);
+    if arguments.next().as_deref() != Some("--role") {
+        return None;
+    }
+    let name = arguments.next()?;
+    std::thread::spawn(|| {
+        let _: io::Result<usize> = io::stdin().read(&mut [0]); // Returns when the parent is gone.
+        std::process::exit(0);
+    });
+    Some((name, arguments.collect()))
+}
+
+/// A child in a role. Dropped, it is ended and waited for.
+#[derive(Debug)]
+pub struct Role(Child);
+
+impl Role {
+    /// Starts this program again. Its standard output is a pipe if `piped`, else the bench's own.
+    pub fn start(name: &str, arguments: &[&str], piped: bool) -> io::Result<Self> {
+        let output = if piped { Stdio::piped() } else { Stdio::inherit() };
+        let program = std::env::current_exe()?;
+        let command = Command::new(program)
+            .args(["--role", name])
+            .args(arguments)
+            .stdin(Stdio::piped())
+            .stdout(output)
+            .spawn()?;
+        Ok(Self(command))
+    }
+
+    /// The child's process number.
+    pub fn pid(&self) -> u32 {
+        self.0.id()
+    }
+
+    /// Waits for its end and answers what it printed.
+    pub fn output(mut self) -> io::Result<String> {
+        let mut text = String::new();
+        if let Some(output) = &mut self.0.stdout {
+            output.read_to_string(&mut text)?;
+        }
+        self.0.wait()?;
+        Ok(text)
+    }
+}
+
+impl Drop for Role {
+    fn drop(&mut self) {
+        let _: io::Result<()> = self.0.kill(); // It may have ended by itself.
+        let _: io::Result<std::process::ExitStatus> = self.0.wait();
+    }
+}
