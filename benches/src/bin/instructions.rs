@@ -106,9 +106,7 @@ fn stage_receive(channel: &mut Channel, flow: FlowId, buffer: &mut [u8]) -> Resu
 
 #[inline(never)]
 fn stage_settle(tenant: &mut Tenant, slot: FlowSlot, sent: &[u32]) -> Result<bool, PeerFault> {
-    for &handle in sent {
-        tenant.acknowledged(slot, handle);
-    }
+    tenant.acknowledged(slot, sent.iter().copied());
     while let Some(returned) = tenant.take_back()? {
         black_box(returned);
     }
@@ -157,7 +155,7 @@ fn turn(pair: &mut Pair, batch: u64, message: &[u8], buffer: &mut [u8]) {
             panic!("a message was published")
         };
         assert_eq!(pair.tenant.deliver_whole(pair.slot, message), Ok(true));
-        pair.tenant.acknowledged(pair.slot, handle);
+        pair.tenant.acknowledged(pair.slot, std::iter::once(handle));
     }
     while let Ok(Some(returned)) = pair.tenant.take_back() {
         black_box(returned);

@@ -150,6 +150,14 @@ pub fn write_words<const N: usize>(words: &[AtomicU64; N], first: usize, bytes: 
     unsafe { copy_short(bytes.as_ptr(), target.add(first * 8), bytes.len()) }
 }
 
+/// Copies a short run of bytes between two places of private memory, which must be equally long.
+#[inline(always)]
+pub fn copy_short_slice(from: &[u8], to: &mut [u8]) {
+    assert!(from.len() == to.len(), "as many bytes there as here");
+    // SAFETY: both slices have that length, and an exclusive one overlaps no other.
+    unsafe { copy_short(from.as_ptr(), to.as_mut_ptr(), from.len()) }
+}
+
 /// Copies a message that fits a slot. A call of `memcpy` costs more than the copy; a length that is known is copied as such.
 ///
 /// # Safety
