@@ -4,6 +4,7 @@
 //! `figure: NAME VALUE` by [`figure`]; `ci/bench.sh` holds those against the goals of `ci/goals.txt`. Speed is a ratio to a
 //! floor or a peer of the same run, averaged over several starts: between starts ratios move by tens of per cent.
 
+pub mod application;
 pub mod bare;
 pub mod cpu;
 pub mod floor;

@@ -1,14 +1,13 @@
 //! Figure 1: one crossing of 64 bytes, from the application's call to a message that the engine has checked and copied, and
 //! back, over the ring floor of the same run. Beside it what others do for two threads or processes.
 
+use machnet_benches::application::{self, BARE};
 use machnet_benches::peers::{self, CrossbeamArrayQueue, CrossbeamChannel, Rtrb};
-use machnet_benches::rig::{self, ADDRESS, ELSEWHERE, PATIENCE, Rig};
+use machnet_benches::rig::{ADDRESS, ELSEWHERE, Rig};
 use machnet_benches::{MESSAGE_BYTES, bare, cpu, figure, floor, roles, stats};
-use machnet_client::{AttachOptions, Channel, FlowId};
 use machnet_engine::tenant::Tenant;
 use std::io;
 use std::net::SocketAddr;
-use std::path::Path;
 
 /// Times that each of them is started anew.
 const STARTS: usize = 7;
@@ -16,14 +15,14 @@ const STARTS: usize = 7;
 const ROUNDS: u32 = 200_000;
 /// Slots that the engine takes in one turn, as its worker does.
 const BURST: usize = 32;
-/// In place of an address: the bench itself is the engine.
-const BARE: &str = "bare";
+/// The application in a process of its own.
+const ROLE: &str = "application";
 
 fn main() -> io::Result<()> {
     if let Some((role, arguments)) = roles::role() {
         return match role.as_str() {
             floor::ROLE => floor::answer(&arguments),
-            "application" => application(&arguments),
+            ROLE => ping(&arguments),
             other => Err(io::Error::other(format!("no role {other}"))),
         };
     }
@@ -79,7 +78,7 @@ fn print(rows: &[Row], floors: &[f64]) {
 /// The application in a process of its own; the bench is the engine, on the processor of the floor's asker.
 fn crossing() -> io::Result<f64> {
     let bare = bare::Bare::start()?;
-    let application = start_application(bare.socket(), BARE)?;
+    let child = application::start(ROLE, bare.socket(), BARE)?;
     let serve = || {
         cpu::pin(&cpu::available(), 0);
         let mut tenant = bare.attached();
@@ -102,7 +101,7 @@ fn crossing() -> io::Result<f64> {
         }
     };
     std::thread::scope(|scope| scope.spawn(serve).join()).expect("the engine's thread does not fail");
-    outcome(application)
+    application::outcome(child)
 }
 
 fn whole_engine_same_host() -> io::Result<f64> {
@@ -118,27 +117,12 @@ fn whole_engine_datagrams() -> io::Result<f64> {
 fn whole_engine(at: &str) -> io::Result<f64> {
     let mut rig = Rig::loop_back();
     let socket = rig.socket().to_owned();
-    rig.while_spinning(0, |_| outcome(start_application(&socket, at)?))
-}
-
-fn start_application(socket: &Path, at: &str) -> io::Result<roles::Role> {
-    let socket = socket.to_str().ok_or_else(|| io::Error::other("a socket's path in UTF-8"))?;
-    roles::Role::start("application", &[socket, at], true)
-}
-
-fn outcome(application: roles::Role) -> io::Result<f64> {
-    let text = application.output()?;
-    text.trim().parse().map_err(|_| io::Error::other(format!("the application said: {text}")))
+    rig.while_spinning(0, |_| application::outcome(application::start(ROLE, &socket, at)?))
 }
 
 /// The child's part: sends and waits for what comes back, and says the time of one way in nanoseconds.
-fn application(arguments: &[String]) -> io::Result<()> {
-    let [socket, at] = arguments else {
-        return Err(io::Error::other("the application's role takes a socket and an address"));
-    };
-    let mut channel = AttachOptions::new().socket(socket).attach_channel().map_err(io::Error::other)?;
-    cpu::pin(&cpu::available(), 1);
-    let (out, back) = flows(&mut channel, at)?;
+fn ping(arguments: &[String]) -> io::Result<()> {
+    let (mut channel, out, back) = application::attach(arguments)?;
     let (message, mut buffer) = ([7; MESSAGE_BYTES], [0; MESSAGE_BYTES]);
     let ns = peers::mean_one_way_ns(ROUNDS, |_| {
         while channel.try_send(out, &message).is_err() {
@@ -150,15 +134,4 @@ fn application(arguments: &[String]) -> io::Result<()> {
     });
     println!("{ns}");
     Ok(())
-}
-
-/// A flow to send on and one to receive from. The bench as the engine answers on the flow itself; a whole engine connects
-/// the application to itself.
-fn flows(channel: &mut Channel, at: &str) -> io::Result<(FlowId, FlowId)> {
-    if at == BARE {
-        let somewhere = ELSEWHERE.parse().map_err(io::Error::other)?;
-        let flow = channel.connect(somewhere, None, Some(PATIENCE)).map_err(io::Error::other)?;
-        return Ok((flow, flow));
-    }
-    Ok(rig::connect_to_self(channel, at.parse().map_err(io::Error::other)?))
 }
