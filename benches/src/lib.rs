@@ -6,6 +6,7 @@
 
 pub mod application;
 pub mod bare;
+pub mod callgrind;
 pub mod cpu;
 pub mod floor;
 pub mod peers;

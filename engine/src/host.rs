@@ -269,7 +269,8 @@ impl Host {
     pub(crate) fn publish(&mut self, index: u32) {
         let Some(seat) = self.get(index) else { return };
         seat.touched = false;
-        let result = seat.tenant.publish();
+        // One that is armed is not looked at until it rings: nothing waits for a better moment.
+        let result = if seat.polled { seat.tenant.publish() } else { seat.tenant.settle() };
         let relieved = seat.tenant.take_relief();
         match result {
             Ok(true) => self.counters.count(Counter::Rings),
@@ -278,6 +279,15 @@ impl Host {
         }
         if relieved {
             self.relieved.push(index);
+        }
+    }
+
+    /// Publishes all that is known for one tenant, worth it or not.
+    pub(crate) fn settle(&mut self, index: u32) {
+        match self.at(index).tenant.settle() {
+            Ok(true) => self.counters.count(Counter::Rings),
+            Ok(false) => {}
+            Err(fault) => self.fault(index, fault),
         }
     }
 
@@ -371,7 +381,7 @@ impl Host {
     pub(crate) fn fail_connect(&mut self, index: u32, slot: FlowSlot, reason: u16) {
         self.detach_flow(index, slot);
         let tenant = &mut self.at(index).tenant;
-        match tenant.flow(slot).connecting.take() {
+        match tenant.flow(slot).end_connecting() {
             Some(request) => tenant.fail_connect(slot, request, reason),
             None => tenant.end_flow(slot, receive_kind::RESET, reason),
         }
@@ -486,7 +496,7 @@ impl Host {
         let handle = tenant.handle(slot);
         let flow = tenant.flow(slot);
         flow.info.max_message = max_message;
-        let (info, request) = (flow.info, flow.connecting.take());
+        let (info, request) = (flow.info, flow.end_connecting());
         let head = SlotHead { kind: receive_kind::CONNECTED, count: 0, length: 0 };
         tenant.tell(head, handle, request.unwrap_or(0), &info.to_words());
         self.touch(index);

@@ -51,7 +51,7 @@ impl Host {
         };
         let flow = self.at(client).tenant.flow(client_flow);
         flow.link = Link::Local { tenant: server, flow: server_flow };
-        flow.connecting = Some(request);
+        flow.begin_connecting(request);
         self.announce(server, server_flow, port, listener);
         self.announce_connected(client, client_flow, server_sizes.max_receive());
         Ok(())

@@ -1,2 +1,202 @@
-//! placeholder
-fn main() {}
+//! Instructions per message, by callgrind (figures 2 and 5).
+//!
+//! `instructions-64` counts one message of 64 bytes there and one back at one channel, as figures.md has it: the
+//! application's send, the engine's dequeue with all checks and its private copy, the engine's enqueue, the application's
+//! receive; and, beyond that definition, everything that those two messages cause on the channel: credit, buffers and heads
+//! given back. `instructions-rpc` counts what engines spend on a request and its response over the network in memory, those
+//! of both hosts together, acknowledgements included.
+
+use machnet_benches::rig::{ELSEWHERE, Pair, Rig, connect_to_self};
+use machnet_benches::stats::to_f64;
+use machnet_benches::{callgrind, figure, roles};
+use machnet_client::shm::Geometry;
+use machnet_client::{Channel, FlowId};
+use machnet_engine::driver::memory::MemoryDriver;
+use machnet_engine::proto::time::{Duration, Instant};
+use machnet_engine::tenant::{Taken, Tenant};
+use std::hint::black_box;
+use std::io;
+
+const BYTES: usize = 64;
+const ROUNDS: u64 = 6_400;
+const WARM_UP: u64 = 3_200;
+
+fn main() -> io::Result<()> {
+    if let Some((role, arguments)) = roles::role() {
+        let batch = arguments.first().and_then(|text| text.parse().ok()).unwrap_or(1);
+        match role.as_str() {
+            "channel" => channel(batch),
+            _ => rpc(batch),
+        }
+        return Ok(());
+    }
+    if !callgrind::is_installed() {
+        println!("valgrind is not installed: no instruction is counted");
+        return Ok(());
+    }
+    one_channel()?;
+    requests()
+}
+
+fn per_message(role: &str, batch: &str, pattern: &str) -> io::Result<f64> {
+    let count = callgrind::count(role, &[batch], pattern)?;
+    Ok(to_f64(count) / to_f64(ROUNDS))
+}
+
+fn one_channel() -> io::Result<()> {
+    println!("instructions per message of {BYTES} bytes at one channel, checks included");
+    println!("{:<58} {:>9} {:>9}", "", "one by one", "32 a time");
+    let stages = [
+        ("application: send", "*stage_send*"),
+        ("engine: dequeue, check, keep a private copy", "*stage_dequeue*"),
+        ("engine: enqueue into the receive ring", "*stage_enqueue*"),
+        ("application: receive", "*stage_receive*"),
+        ("engine: acknowledge to the sender, take back, publish", "*stage_settle*"),
+    ];
+    let mut sums = [0.0, 0.0];
+    for (name, pattern) in stages {
+        let counts = [per_message("channel", "1", pattern)?, per_message("channel", "32", pattern)?];
+        println!("{name:<58} {:>9.1} {:>9.1}", counts[0], counts[1]);
+        sums = [sums[0] + counts[0], sums[1] + counts[1]];
+    }
+    println!("{:<58} {:>9.1} {:>9.1}", "sum", sums[0], sums[1]);
+    println!("The original: 569, unchecked (its C++ code on a machine like ours; shared memory only).");
+    figure("instructions-64", sums[0]);
+    Ok(())
+}
+
+fn requests() -> io::Result<()> {
+    println!();
+    println!(
+        "engine instructions per request and response of {BYTES} bytes, both hosts' engines, over the network in memory"
+    );
+    for window in ["1", "8", "32"] {
+        let count = per_message("rpc", window, "*stage_engine*")?;
+        println!("window {window:>2}: {count:>8.1}");
+        if window == "32" {
+            figure("instructions-rpc", count);
+        }
+    }
+    println!("The original: about 2,300 cycles; eRPC: about 300 cycles.");
+    Ok(())
+}
+
+#[inline(never)]
+fn stage_send(channel: &mut Channel, flow: FlowId, message: &[u8]) {
+    channel.try_send(flow, black_box(message)).expect("there is room");
+}
+
+#[inline(never)]
+fn stage_dequeue(tenant: &mut Tenant) -> u32 {
+    match tenant.take() {
+        Ok(Some(Taken::Message { handle, .. })) => handle,
+        other => panic!("a message was published, not {other:?}"),
+    }
+}
+
+#[inline(never)]
+fn stage_enqueue(pair: &mut Pair, message: &[u8]) {
+    assert_eq!(pair.tenant.deliver_whole(pair.slot, black_box(message)), Ok(true));
+}
+
+#[inline(never)]
+fn stage_receive(channel: &mut Channel, flow: FlowId, buffer: &mut [u8]) {
+    assert!(matches!(channel.try_recv_into(flow, black_box(buffer)), Ok(Some(BYTES))));
+}
+
+#[inline(never)]
+fn stage_settle(pair: &mut Pair, sent: &[u32]) {
+    for &handle in sent {
+        pair.tenant.acknowledged(pair.slot, handle);
+    }
+    while let Ok(Some(returned)) = pair.tenant.take_back() {
+        black_box(returned);
+    }
+    assert!(pair.tenant.publish().is_ok());
+}
+
+fn channel(batch: u64) {
+    let mut pair = Pair::new(Geometry::DEFAULT);
+    let (message, mut buffer) = ([7_u8; BYTES], [0_u8; 4096]);
+    let flow = pair.flow;
+    // The first rounds touch every slot; callgrind counts by function, so they are run without the stages.
+    for round in 0..WARM_UP + ROUNDS {
+        if round % batch != 0 {
+            continue;
+        }
+        if round < WARM_UP {
+            turn(&mut pair, batch, &message, &mut buffer);
+            continue;
+        }
+        let mut sent = Vec::with_capacity(64);
+        for _ in 0..batch {
+            stage_send(&mut pair.channel, flow, &message);
+        }
+        for _ in 0..batch {
+            sent.push(stage_dequeue(&mut pair.tenant));
+        }
+        for _ in 0..batch {
+            stage_enqueue(&mut pair, &message);
+        }
+        stage_settle(&mut pair, &sent);
+        for _ in 0..batch {
+            stage_receive(&mut pair.channel, flow, &mut buffer);
+        }
+    }
+}
+
+/// As one round of the stages, uncounted.
+fn turn(pair: &mut Pair, batch: u64, message: &[u8], buffer: &mut [u8]) {
+    for _ in 0..batch {
+        pair.channel.try_send(pair.flow, message).expect("there is room");
+        let Ok(Some(Taken::Message { handle, .. })) = pair.tenant.take() else {
+            panic!("a message was published")
+        };
+        assert_eq!(pair.tenant.deliver_whole(pair.slot, message), Ok(true));
+        pair.tenant.acknowledged(pair.slot, handle);
+    }
+    while let Ok(Some(returned)) = pair.tenant.take_back() {
+        black_box(returned);
+    }
+    assert!(pair.tenant.publish().is_ok());
+    for _ in 0..batch {
+        assert!(matches!(pair.channel.try_recv_into(pair.flow, buffer), Ok(Some(BYTES))));
+    }
+}
+
+#[inline(never)]
+fn stage_engine(rig: &mut Rig<MemoryDriver>, now: Instant) -> usize {
+    rig.worker.duty_cycle(now)
+}
+
+/// `window` requests are under way; the application and the engine, which is both hosts', take turns.
+fn rpc(window: u64) {
+    let mut rig = Rig::loop_back();
+    let at = ELSEWHERE.parse().expect("an address");
+    let (mut channel, client, server) = rig.while_running(|options| {
+        let mut channel = options.attach_channel().expect("attaches");
+        let (client, server) = connect_to_self(&mut channel, at);
+        (channel, client, server)
+    });
+    let message = [7_u8; BYTES];
+    let mut buffer = [0_u8; 4096];
+    let mut now = rig.now() + Duration::from_millis(1);
+    let (mut sent, mut done) = (0, 0);
+    while done < WARM_UP + ROUNDS {
+        while sent < done + window && channel.try_send(client, &message).is_ok() {
+            sent += 1;
+        }
+        now += Duration::from_nanos(500);
+        if done < WARM_UP {
+            rig.worker.duty_cycle(now);
+        } else {
+            stage_engine(&mut rig, now);
+        }
+        while let Ok(Some(length)) = channel.try_recv_into(server, &mut buffer) {
+            channel.try_send(server, &buffer[..length]).expect("as many as requests");
+        }
+        while let Ok(Some(_)) = channel.try_recv_into(client, &mut buffer) {
+            done += 1;
+        }
+    }
+}

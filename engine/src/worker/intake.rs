@@ -15,6 +15,9 @@ const ADDRESS_NOT_LOCAL: u16 = 11;
 /// A connect failed: no packet can go to that address. Never on the wire.
 const NO_ROUTE: u16 = 12;
 
+/// After so many empty looks a tenant is told what was held back.
+const LOOKS_BEFORE_SETTLING: u32 = 16;
+
 impl<D: Driver> Worker<D> {
     /// Takes from every polled tenant, beginning with another one in each cycle.
     pub(super) fn take_from_tenants(&mut self, now: Instant) -> usize {
@@ -50,6 +53,9 @@ impl<D: Driver> Worker<D> {
         let seat = self.host.at(index);
         if found == 0 {
             seat.empty_looks = seat.empty_looks.saturating_add(1);
+            if seat.empty_looks == LOOKS_BEFORE_SETTLING && seat.tenant.is_unsettled() {
+                self.host.settle(index);
+            }
             return 0;
         }
         (seat.empty_looks, seat.last_found) = (0, now);
@@ -196,7 +202,7 @@ impl<D: Driver> Worker<D> {
         let local = SocketAddr::new(self.host.own_ip(), self.endpoint.flow_port(id).unwrap_or(0));
         let info = FlowInfo { peer: to.remote, local, max_message: 0, credit: geometry.flow_credit };
         let slot = self.host.open_flow(index, Link::Remote(id), info).ok_or(Reason::TooManyFlows)?;
-        self.host.at(index).tenant.flow(slot).connecting = Some(request);
+        self.host.at(index).tenant.flow(slot).begin_connecting(request);
         Ok(())
     }
 
@@ -221,7 +227,7 @@ impl<D: Driver> Worker<D> {
         match self.host.at(index).tenant.flow(slot).link {
             Link::Remote(id) => {
                 self.endpoint.reset(now, id, reason, &mut self.host);
-                if self.host.look(index).tenant.look(slot).connecting.is_some() {
+                if self.host.look(index).tenant.look(slot).connecting().is_some() {
                     self.host.fail_connect(index, slot, reason as u16);
                 } else {
                     self.host.end_flow(index, slot, receive_kind::RESET, reason as u16);

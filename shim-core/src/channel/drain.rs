@@ -92,7 +92,7 @@ impl Core {
         }
         let flow = self.receiving(taken.flow)?;
         if flow.discards() {
-            self.count_taken(taken.flow);
+            self.count_taken(taken.flow, u32::from(taken.head.length));
             return Ok(());
         }
         self.queue(Entry::new(taken.flow, u32::from(taken.head.length), 0, self.slot_bytes(taken.at)))

@@ -431,10 +431,10 @@ impl Core {
 
     fn flush_taken_of(&mut self, handle: u32) {
         let Some(flow) = self.flows.find(handle) else { return };
-        let count = std::mem::take(&mut flow.taken);
+        let (count, bytes) = (std::mem::take(&mut flow.taken), std::mem::take(&mut flow.taken_bytes));
         if count > 0 {
             let count = u16::try_from(count).unwrap_or(u16::MAX); // At most `taken_flow_limit`.
-            self.push_done(receive_done_kind::INLINE_TAKEN, count, handle, 0);
+            self.push_done(receive_done_kind::INLINE_TAKEN, count, handle, bytes);
         }
     }
 
