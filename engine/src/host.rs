@@ -232,6 +232,13 @@ impl Host {
         self.seats[index as usize].as_deref().expect("links and routes name seated tenants")
     }
 
+    /// As [`Self::at`], with the engine's counters beside it.
+    #[inline]
+    pub(crate) fn at_with_counters(&mut self, index: u32) -> (&mut Seat, &mut Counters) {
+        let seat = self.seats[index as usize].as_deref_mut().expect("links and routes name seated tenants");
+        (seat, &mut self.counters)
+    }
+
     /// Every tenant with its place.
     pub fn seats(&self) -> impl Iterator<Item = (u32, &Seat)> {
         let with_index = |(index, seat): (usize, &'_ Option<Box<Seat>>)| {
@@ -535,33 +542,57 @@ impl Host {
         seat.fault.is_none().then_some((index, slot, &mut seat.tenant))
     }
 
+    /// Puts messages into the receive ring of the tenant whose flow it is, each by `put`, until one is not taken. Answers
+    /// how many were.
     #[inline]
-    fn delivered(&mut self, index: u32, result: Result<bool, PeerFault>) -> bool {
-        match result {
-            Ok(true) => {
-                self.counters.count(Counter::MessagesDelivered);
-                self.touch(index);
-                self.wake(index);
-                true
-            }
-            Ok(false) => {
-                self.counters.count(Counter::NoRoom);
-                // So that the refusal is noticed as backlog.
-                self.touch(index);
-                false
-            }
-            Err(fault) => {
-                self.fault(index, fault);
-                false
-            }
+    fn deliver_by<M>(
+        &mut self,
+        flow: FlowId,
+        messages: impl Iterator<Item = M>,
+        put: impl Fn(&mut Tenant, FlowSlot, M) -> Result<bool, PeerFault>,
+    ) -> u32 {
+        let Some((index, slot)) = self.route(flow) else { return 0 };
+        let now = self.now;
+        let seat = self.at(index);
+        if seat.fault.is_some() {
+            return 0;
         }
+        let (mut taken, mut result) = (0, Ok(true));
+        for message in messages {
+            result = put(&mut seat.tenant, slot, message);
+            if result != Ok(true) {
+                break;
+            }
+            taken += 1;
+        }
+        // Also of a refusal, so that it is noticed as backlog.
+        let touched = std::mem::replace(&mut seat.touched, true);
+        let mut polled = true;
+        if taken > 0 {
+            // It is likely to answer soon.
+            (seat.empty_looks, seat.last_found) = (0, now);
+            polled = seat.polled;
+        }
+        if !touched {
+            self.touched.push(index);
+        }
+        if !polled {
+            self.wake(index);
+        }
+        self.counters.add(Counter::MessagesDelivered, u64::from(taken));
+        match result {
+            Ok(true) => {}
+            Ok(false) => self.counters.count(Counter::NoRoom),
+            Err(fault) => self.fault(index, fault),
+        }
+        taken
     }
 
-    /// Bytes of a message that a tenant sent, into a frame.
+    /// The tenant whose flow it is, and has messages that the core sends.
     #[inline]
-    pub(crate) fn copy_out(&self, flow: FlowId, message: TxHandle, offset: u32, out: &mut [u8]) {
+    pub(crate) fn sender(&self, flow: FlowId) -> &Tenant {
         let (index, _) = self.route(flow).expect("the core sends messages of flows that have not ended");
-        self.look(index).tenant.copy_out(message.0, offset, out);
+        &self.look(index).tenant
     }
 }
 
@@ -605,16 +636,17 @@ impl Payload for Host {
     }
 
     fn deliver(&mut self, flow: FlowId, message: RxHandle) -> bool {
-        let Some((index, _, tenant)) = self.taker(flow) else { return false };
-        let result = tenant.deliver(message.0);
-        self.delivered(index, result)
+        self.deliver_by(flow, std::iter::once(message), |tenant, _, message| tenant.deliver(message.0)) == 1
     }
 
     #[inline]
     fn deliver_whole(&mut self, flow: FlowId, bytes: &[u8]) -> bool {
-        let Some((index, slot, tenant)) = self.taker(flow) else { return false };
-        let result = tenant.deliver_whole(slot, bytes);
-        self.delivered(index, result)
+        self.deliver_by(flow, std::iter::once(bytes), Tenant::deliver_whole) == 1
+    }
+
+    #[inline]
+    fn deliver_all<'a>(&mut self, flow: FlowId, messages: impl Iterator<Item = &'a [u8]>) -> u32 {
+        self.deliver_by(flow, messages, Tenant::deliver_whole)
     }
 
     fn discard(&mut self, flow: FlowId, message: RxHandle) {
@@ -626,8 +658,16 @@ impl Payload for Host {
 
     #[inline]
     fn acknowledged(&mut self, flow: FlowId, message: TxHandle) {
+        self.acknowledged_all(flow, std::iter::once(message));
+    }
+
+    #[inline]
+    fn acknowledged_all(&mut self, flow: FlowId, messages: impl Iterator<Item = TxHandle>) {
         if let Some((index, slot)) = self.route(flow) {
-            self.at(index).tenant.acknowledged(slot, message.0);
+            let tenant = &mut self.at(index).tenant;
+            for message in messages {
+                tenant.acknowledged(slot, message.0);
+            }
             self.touch(index);
         }
     }

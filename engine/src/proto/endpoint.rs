@@ -384,9 +384,13 @@ impl Endpoint {
     #[inline]
     fn schedule(&mut self, now: Instant, index: u32) {
         let Some(flow) = self.slots[index as usize].flow.as_deref_mut() else { return };
-        if !flow.ready && flow.has_work(now) {
+        if flow.ready {
+            return; // `poll_transmit` makes what it can and schedules the rest.
+        }
+        if flow.has_work(now) {
             flow.ready = true;
             self.ready.push_back(index);
+            return;
         }
         // What is due already was dealt with, or waits for `poll_transmit`.
         let at = flow.timeout(&self.config).max(now + LEAST_WAIT);

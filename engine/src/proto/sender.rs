@@ -510,27 +510,25 @@ impl Sender {
                 }
             }
             Content::Bundle { first, count } => {
-                for message in 0..u32::from(count) {
-                    if let Some(place) = self.place(first.wrapping_add(message)) {
-                        let len = self.messages[place].len;
-                        self.messages[place].acked.insert(0, len);
-                    }
+                // Those below `base` were acknowledged before.
+                let start = first.wrapping_sub(self.base).cast_signed();
+                let end = start + i32::from(count);
+                let place = |at: i32| usize::try_from(at).unwrap_or(0).min(self.messages.len());
+                let (start, end) = (place(start), place(end));
+                for message in self.messages.range_mut(start..end) {
+                    message.acked.fill(message.len);
                 }
             }
         }
     }
 
     fn complete(&mut self, flow: FlowId, counters: &mut Counters, payload: &mut impl Payload) {
-        while let Some(message) = self.messages.front() {
-            if !message.acked.is_whole(message.len) {
-                break;
-            }
-            counters.messages_acknowledged += 1;
-            self.acknowledged += 1;
-            payload.acknowledged(flow, message.handle);
-            self.messages.pop_front();
-            self.base = self.base.wrapping_add(1);
-            self.next -= 1;
-        }
+        let is_whole = |message: &&OutMessage| message.acked.is_whole(message.len);
+        let count = self.messages.iter().take_while(is_whole).count();
+        payload.acknowledged_all(flow, self.messages.drain(..count).map(|message| message.handle));
+        counters.messages_acknowledged += count as u64;
+        self.acknowledged += count as u64;
+        self.base = self.base.wrapping_add(u32::try_from(count).unwrap_or(u32::MAX));
+        self.next -= count;
     }
 }

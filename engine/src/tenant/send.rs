@@ -173,15 +173,17 @@ impl Tenant {
                 let start = offset as usize;
                 out.copy_from_slice(&bytes[start..start + out.len()]);
             }
-            Content::Buffers(extents) => {
-                let length = u32::try_from(out.len()).unwrap_or(u32::MAX);
-                let (pool, bytes) = (self.geometry.tx_offset(), self.geometry.buffer_bytes);
-                extents.pieces(pool, bytes, offset, length, |at, message_offset, piece| {
-                    let start = (message_offset - offset) as usize;
-                    self.theirs.read_bytes(at, &mut out[start..start + piece as usize]);
-                });
-            }
+            Content::Buffers(extents) => self.copy_out_of_buffers(extents, offset, out),
         }
+    }
+
+    fn copy_out_of_buffers(&self, extents: &Extents, offset: u32, out: &mut [u8]) {
+        let length = u32::try_from(out.len()).unwrap_or(u32::MAX);
+        let (pool, bytes) = (self.geometry.tx_offset(), self.geometry.buffer_bytes);
+        extents.pieces(pool, bytes, offset, length, |at, message_offset, piece| {
+            let start = (message_offset - offset) as usize;
+            self.theirs.read_bytes(at, &mut out[start..start + piece as usize]);
+        });
     }
 
     /// The peer has the message: its TX buffers go home and the flow's credit grows.
