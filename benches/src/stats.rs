@@ -23,6 +23,11 @@ impl Latencies {
         if self.0.is_empty() { 0.0 } else { to_f64(self.0.value_at_quantile(quantile)) }
     }
 
+    /// Counts those of another run, too.
+    pub fn add(&mut self, other: &Self) {
+        self.0.add(&other.0).expect("a histogram that resizes takes everything");
+    }
+
     /// How many were counted.
     pub fn count(&self) -> u64 {
         self.0.len()
