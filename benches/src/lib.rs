@@ -7,9 +7,11 @@
 pub mod callgrind;
 pub mod cpu;
 pub mod floor;
+pub mod own_peer;
 pub mod rig;
 pub mod roles;
 pub mod stats;
+pub mod usage;
 
 /// Says one figure: the line that `ci/bench.sh` looks for.
 pub fn figure(name: &str, value: f64) {

@@ -1,6 +1,7 @@
 //! Percentiles of one run, and what many starts come down to.
 
 use hdrhistogram::Histogram;
+use std::time::Instant;
 
 /// Latencies of one run, in nanoseconds, with three digits.
 #[derive(Debug, Clone)]
@@ -16,6 +17,11 @@ impl Latencies {
     /// Counts one.
     pub fn record(&mut self, nanos: u64) {
         self.0.record(nanos).expect("a histogram that resizes takes everything");
+    }
+
+    /// Counts the time from `before` until now.
+    pub fn record_since(&mut self, before: Instant) {
+        self.record(u64::try_from(before.elapsed().as_nanos()).unwrap_or(u64::MAX));
     }
 
     /// The latency in nanoseconds that `quantile` of all stay below; 0 of none.

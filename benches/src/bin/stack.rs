@@ -5,33 +5,34 @@
 //! through the protocol, crosses to the application; its response the same way back: four crossings, so four floors is the
 //! least that can be.
 
+use machnet_benches::own_peer::{MESSAGE, OwnPeer};
 use machnet_benches::rig::{self, Rig};
 use machnet_benches::roles::{Role, role};
 use machnet_benches::stats::{Latencies, median, to_f64};
 use machnet_benches::{callgrind, cpu, figure, floor};
-use machnet_client::{AttachOptions, Channel, FlowId, WaitPolicy};
+use machnet_client::{AttachOptions, Channel, FlowId};
 use machnet_engine::driver::memory::MemoryDriver;
 use machnet_engine::proto::time::Duration as Span;
 use std::io;
+use std::net::SocketAddr;
 use std::time::Duration;
 
 const START: &str = "start";
 const COUNTED: &str = "counted";
 /// Processes over which each figure is taken.
 const STARTS: usize = 7;
-const MESSAGE: [u8; 64] = [7; 64];
 /// The floor and the latency are measured in turn so many times in a start, because a virtual machine's processors do not
 /// stay where they are: when they share a core of the host, the floor is a third of what it is when they do not.
 const TURNS: usize = 9;
 const FLOOR_ROUNDS: u32 = 40_000;
-const WARM_UP: u64 = 20_000;
-const ROUNDS: u64 = 40_000;
+const WARM_UP: u32 = 20_000;
+const ROUNDS: u32 = 40_000;
 /// How long each rate is measured.
 const RATE_TIME: Duration = Duration::from_millis(300);
 /// Messages between two looks at the clock.
 const RATE_CHUNK: u64 = 4_096;
 /// Requests under way when many are: on how many flows, and on each.
-const BATCHES: [(usize, u64); 6] = [(1, 64), (1, 128), (1, 256), (2, 128), (4, 64), (8, 64)];
+const BATCHES: [(u16, u64); 6] = [(1, 64), (1, 128), (1, 256), (2, 128), (4, 64), (8, 64)];
 /// Requests whose instructions are counted, at each window.
 const COUNTED_ROUNDS: u64 = 2_000;
 const COUNTED_WINDOWS: [u64; 3] = [1, 32, 256];
@@ -122,7 +123,7 @@ fn compare() -> io::Result<()> {
         best = best.max(krps);
         println!(
             "{:6} on {flows} flow{}                {krps:8.0}",
-            to_f64(*window) * to_f64(*flows as u64),
+            window * u64::from(*flows),
             if *flows == 1 { " " } else { "s" }
         );
     }
@@ -146,18 +147,21 @@ fn compare() -> io::Result<()> {
 fn start() -> io::Result<Start> {
     let mut outcome = Start::default();
     let mut rig = Rig::loop_back();
-    let mut pair = rig.while_running(|options| Pairs::open(options, 1));
+    let mut own_peer = rig.while_running(|options| OwnPeer::open(options, 7));
     let (mut floors, mut ratios, mut all) = (Vec::new(), Vec::new(), Latencies::default());
     for _ in 0..TURNS {
         let floor_ns = floor::one_way_ns(FLOOR_ROUNDS)?;
-        let latencies = beside(&mut rig, |_| pair.round_trips());
+        let latencies = beside(&mut rig, |_| own_peer.round_trips(WARM_UP, ROUNDS));
         floors.push(floor_ns);
         ratios.push(latencies.at(0.5) / floor_ns);
         all.add(&latencies);
     }
     (outcome.floor_ns, outcome.over_floor) = (median(&floors), median(&ratios));
     (outcome.p50_ns, outcome.p99_ns, outcome.p999_ns) = (all.at(0.5), all.at(0.99), all.at(0.999));
-    (outcome.window1_krps, outcome.window32_krps) = beside(&mut rig, |_| (pair.krps(1), pair.krps(32)));
+    (outcome.window1_krps, outcome.window32_krps) = beside(&mut Rig::loop_back(), |options| {
+        let mut pairs = Pairs::open(options, 1);
+        (pairs.krps(1), pairs.krps(32))
+    });
     for (index, &(flows, window)) in BATCHES.iter().enumerate() {
         outcome.batched_krps[index] =
             beside(&mut Rig::loop_back(), |options| Pairs::open(options, flows).krps(window));
@@ -190,49 +194,22 @@ struct Pair {
 }
 
 impl Pairs {
-    fn open(options: AttachOptions, flows: usize) -> Self {
-        let options = options.wait_policy(WaitPolicy::Spin);
+    fn open(options: AttachOptions, flows: u16) -> Self {
         let mut channel = options.attach_channel().expect("the sidecar is there");
-        let at: std::net::SocketAddr = rig::ELSEWHERE.parse().expect("an address");
+        let at: SocketAddr = rig::ELSEWHERE.parse().expect("an address");
         let flows = (0..flows)
             .map(|number| {
-                let port = at.port() + u16::try_from(number).expect("few flows");
-                let (client, server) = rig::connect_to_self(&mut channel, (at.ip(), port).into());
+                let (client, server) =
+                    rig::connect_to_self(&mut channel, (at.ip(), at.port() + number).into());
                 Pair { client, server, under_way: 0 }
             })
             .collect();
         Self { channel, flows }
     }
 
-    /// Requests and responses one at a time.
-    fn round_trips(&mut self) -> Latencies {
-        let mut latencies = Latencies::default();
-        for round in 0..WARM_UP + ROUNDS {
-            let before = cpu::now();
-            self.round_trip();
-            if round >= WARM_UP {
-                latencies.record(u64::try_from(before.elapsed().as_nanos()).unwrap_or(u64::MAX));
-            }
-        }
-        latencies
-    }
-
-    fn round_trip(&mut self) {
-        let Self { channel, flows } = self;
-        let Pair { client, server, .. } = flows[0];
-        for (from, to) in [(client, server), (server, client)] {
-            channel.try_send(from, &MESSAGE).expect("one message has room");
-            let mut buffer = [0; MESSAGE.len()];
-            while channel.try_recv_into(to, &mut buffer).expect("the flow lives").is_none() {
-                std::hint::spin_loop();
-            }
-            std::hint::black_box(&buffer);
-        }
-    }
-
     /// Thousand requests a second with so many under way on each flow.
     fn krps(&mut self, window: u64) -> f64 {
-        self.answered(window, WARM_UP, || {});
+        self.answered(window, u64::from(WARM_UP), || {});
         let (before, mut rounds) = (cpu::now(), 0);
         while before.elapsed() < RATE_TIME {
             rounds += self.answered(window, RATE_CHUNK, || {});
