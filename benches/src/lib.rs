@@ -9,10 +9,12 @@ pub mod bare;
 pub mod callgrind;
 pub mod cpu;
 pub mod floor;
+pub mod own_peer;
 pub mod peers;
 pub mod rig;
 pub mod roles;
 pub mod stats;
+pub mod usage;
 
 /// Bytes of a small message.
 pub const MESSAGE_BYTES: usize = 64;

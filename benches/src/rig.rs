@@ -90,6 +90,12 @@ impl<D: Driver> Rig<D> {
         self.clock.now()
     }
 
+    /// One turn of the engine.
+    #[inline]
+    pub fn step(&mut self) -> usize {
+        self.worker.duty_cycle(self.clock.now())
+    }
+
     /// Runs `setup`, which may wait for the sidecar, while another thread runs the engine.
     pub fn while_running<T>(&mut self, setup: impl FnOnce(AttachOptions) -> T) -> T {
         let (options, done) = (self.options(), AtomicBool::new(false));
