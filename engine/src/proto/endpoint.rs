@@ -474,6 +474,12 @@ impl Endpoint {
         }
     }
 
+    /// Whether `poll_transmit` may have a datagram.
+    #[inline]
+    pub fn has_transmit(&self) -> bool {
+        !self.ready.is_empty() || !self.replies.is_empty()
+    }
+
     /// The next datagram to send, if the windows allow one now.
     #[inline]
     pub fn poll_transmit(&mut self, now: Instant) -> Option<Transmit> {

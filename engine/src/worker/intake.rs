@@ -41,15 +41,8 @@ impl<D: Driver> Worker<D> {
 
     #[inline]
     fn take_from(&mut self, now: Instant, index: u32) -> usize {
-        let mut found = 0;
-        match self.take_sent(now, index) {
-            Ok(taken) => found += taken,
-            Err(fault) => self.host.fault(index, fault),
-        }
-        match self.take_returned(now, index) {
-            Ok(taken) => found += taken,
-            Err(fault) => self.host.fault(index, fault),
-        }
+        let seat = self.host.at(index);
+        let found = if seat.tenant.has_input() { self.take_all(now, index) } else { 0 };
         let seat = self.host.at(index);
         if found == 0 {
             seat.empty_looks = seat.empty_looks.saturating_add(1);
@@ -63,6 +56,20 @@ impl<D: Driver> Worker<D> {
             self.host.relieved.push(index);
         }
         self.host.touch(index);
+        found
+    }
+
+    #[inline(never)]
+    fn take_all(&mut self, now: Instant, index: u32) -> usize {
+        let mut found = 0;
+        match self.take_sent(now, index) {
+            Ok(taken) => found += taken,
+            Err(fault) => self.host.fault(index, fault),
+        }
+        match self.take_returned(now, index) {
+            Ok(taken) => found += taken,
+            Err(fault) => self.host.fault(index, fault),
+        }
         found
     }
 

@@ -120,6 +120,7 @@ impl<D: Driver> Worker<D> {
     }
 
     /// Ends the channels that broke a rule in this cycle; their neighbours notice nothing.
+    #[cold]
     pub(super) fn end_faulted(&mut self, now: Instant) -> usize {
         let mut ended = 0;
         while let Some(index) = self.host.faulted.pop() {

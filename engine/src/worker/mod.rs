@@ -116,9 +116,11 @@ impl<D: Driver> Worker<D> {
         work += self.handle_commands(now);
         work += self.receive(now);
         work += self.take_from_tenants(now);
-        work += self.handle_relief(now);
+        if !self.host.relieved.is_empty() {
+            work += self.handle_relief(now);
+        }
         if self.endpoint.poll_timeout().is_some_and(|due| due <= now) {
-            self.endpoint.handle_timeout(now, &mut self.host);
+            self.handle_timeout(now);
             work += 1;
         }
         work += self.poll_events();
@@ -127,7 +129,9 @@ impl<D: Driver> Worker<D> {
             work += self.finish_leaving(now);
         }
         work += self.publish();
-        work += self.end_faulted(now);
+        if !self.host.faulted.is_empty() {
+            work += self.end_faulted(now);
+        }
         self.host.counters.count(Counter::Cycles);
         if work > 0 {
             self.host.counters.count(Counter::BusyCycles);
@@ -145,7 +149,13 @@ impl<D: Driver> Worker<D> {
         &self.host
     }
 
+    #[inline]
     fn handle_commands(&mut self, now: Instant) -> usize {
+        if self.commands.is_empty() { 0 } else { self.handle_waiting_commands(now) }
+    }
+
+    #[cold]
+    fn handle_waiting_commands(&mut self, now: Instant) -> usize {
         for handled in 0..COMMAND_BURST {
             let Some(command) = self.commands.try_receive() else { return handled };
             self.handle_command(now, command);
@@ -209,6 +219,12 @@ impl<D: Driver> Worker<D> {
         }
     }
 
+    #[inline(never)]
+    fn handle_timeout(&mut self, now: Instant) {
+        self.endpoint.handle_timeout(now, &mut self.host);
+    }
+
+    #[inline]
     fn poll_events(&mut self) -> usize {
         let mut events = 0;
         while let Some(event) = self.endpoint.poll_event() {
@@ -219,10 +235,8 @@ impl<D: Driver> Worker<D> {
     }
 
     /// Tenants that had refused room and have some again: what was refused is offered.
+    #[inline(never)]
     fn handle_relief(&mut self, now: Instant) -> usize {
-        if self.host.relieved.is_empty() {
-            return 0;
-        }
         let mut relieved = std::mem::take(&mut self.host.relieved);
         relieved.sort_unstable();
         relieved.dedup();
@@ -240,7 +254,16 @@ impl<D: Driver> Worker<D> {
     }
 
     /// Publishes for every touched tenant. What that brings about is for the next cycle.
+    #[inline]
     fn publish(&mut self) -> usize {
+        if !self.host.touched.is_empty() {
+            self.publish_touched();
+        }
+        self.host.relieved.len() + self.host.touched.len()
+    }
+
+    #[inline(never)]
+    fn publish_touched(&mut self) {
         let mut touched = std::mem::take(&mut self.host.touched);
         for &index in &touched {
             self.host.publish(index);
@@ -256,7 +279,6 @@ impl<D: Driver> Worker<D> {
         if self.host.touched.is_empty() {
             self.host.touched = touched;
         }
-        self.host.relieved.len() + self.host.touched.len()
     }
 
     #[cold]

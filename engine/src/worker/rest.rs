@@ -53,6 +53,7 @@ impl<D: Driver> Worker<D> {
     }
 
     /// Looks at bells, backlog, and for tenants to be armed.
+    #[inline(never)]
     pub(super) fn look_at_the_quiet(&mut self, now: Instant) -> usize {
         let mut work = self.look_at_backlog();
         self.arm_idle_tenants(now);

@@ -8,7 +8,17 @@ use crate::proto::time::Instant;
 use crate::proto::{Body, Endpoint, Transmit};
 
 impl<D: Driver> Worker<D> {
+    #[inline]
     pub(super) fn transmit(&mut self, now: Instant) -> usize {
+        if self.endpoint.has_transmit() || self.driver.is_transmit_pending() {
+            self.transmit_all(now)
+        } else {
+            0
+        }
+    }
+
+    #[inline(never)]
+    fn transmit_all(&mut self, now: Instant) -> usize {
         let mut sent = 0;
         while sent < TRANSMIT_BURST {
             let Some(transmit) = self.endpoint.poll_transmit(now) else { break };

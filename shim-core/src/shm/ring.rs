@@ -278,6 +278,15 @@ impl<const N: usize> Consumer<N> {
         if sequence == before { Ok(None) } else { Err(PeerFault::Sequence) }
     }
 
+    /// Whether the next slot is as it was before it is published. One look, one load; of what it shows instead, `peek` says
+    /// whether it was due.
+    #[inline(always)]
+    pub fn is_empty(&self, theirs: &impl Memory) -> bool {
+        let sequence = low(theirs.words::<N>(self.next_offset()).load_acquire(0));
+        let due = low(self.position).wrapping_add(1);
+        sequence == due.wrapping_sub(self.slots) || (sequence == 0 && self.position < u64::from(self.slots))
+    }
+
     /// Byte offset, in the producer's memory, of the slot that `peek` shows: for readers of whole runs of bytes.
     #[inline(always)]
     pub fn next_offset(&self) -> usize {
