@@ -19,6 +19,7 @@ const FENCES: &[&str] = &[
     "ffi/src/compat.rs",
     "ffi/src/flow.rs",
     "ffi/src/message.rs",
+    "ffi/src/stats.rs",
     "shim-core/src/shm/models.rs",
     "shim-core/src/shm/region.rs",
     "shim-core/src/socket.rs",

@@ -325,6 +325,90 @@ typedef struct {
   uint32_t flow_credit;
 } machnet_channel_info_t;
 
+/**
+ * What the sidecar knew of a flow when it was asked. Set `struct_size` before asking. Messages and bytes count from the opening
+ * of the flow and stay after its end; what belongs to the network path is 0 for a flow between two programs of one host, and 0
+ * once the flow has ended.
+ */
+typedef struct {
+  /**
+   * `sizeof` this struct in the program: so much is written.
+   */
+  size_t struct_size;
+  /**
+   * Smoothed round-trip time between the two sidecars in nanoseconds, 0 before the first sample.
+   */
+  uint64_t smoothed_rtt_ns;
+  /**
+   * Least round-trip time of the last 10 to 20 seconds in nanoseconds, 0 before the first sample.
+   */
+  uint64_t min_rtt_ns;
+  /**
+   * Messages taken from this program.
+   */
+  uint64_t messages_sent;
+  /**
+   * Bytes of those.
+   */
+  uint64_t bytes_sent;
+  /**
+   * Messages of those that the peer's sidecar has whole, or that the program on the same host was given.
+   */
+  uint64_t messages_acknowledged;
+  /**
+   * Bytes of those.
+   */
+  uint64_t bytes_acknowledged;
+  /**
+   * Messages put into this program's memory, read or not.
+   */
+  uint64_t messages_received;
+  /**
+   * Bytes of those.
+   */
+  uint64_t bytes_received;
+  /**
+   * Segments sent again.
+   */
+  uint64_t retransmissions;
+  /**
+   * Datagrams sent, whatever they carried.
+   */
+  uint64_t datagrams_sent;
+  /**
+   * Datagrams received.
+   */
+  uint64_t datagrams_received;
+  /**
+   * UDP payload bytes sent: headers, acknowledgements and repeats included.
+   */
+  uint64_t wire_bytes_sent;
+  /**
+   * UDP payload bytes received.
+   */
+  uint64_t wire_bytes_received;
+  /**
+   * Congestion window in bytes.
+   */
+  uint64_t congestion_window_bytes;
+  /**
+   * UDP payload bytes sent and neither acknowledged nor given up.
+   */
+  uint64_t bytes_in_flight;
+  /**
+   * Largest UDP payload in bytes that was proved to reach the peer.
+   */
+  uint64_t path_datagram_bytes;
+  /**
+   * 1 if the peer is a program of the same host, so that no packet is made; else 0.
+   */
+  uint32_t local;
+  /**
+   * 0.
+   */
+  uint32_t reserved;
+} machnet_flow_stats_t;
+
 #ifdef __cplusplus
 extern "C" {
 #endif // __cplusplus
@@ -693,6 +777,24 @@ int32_t machnet_loan_send(machnet_loan_t *loan);
  * Gives the room back unsent. NULL is ignored. Consumes the handle.
  */
 void machnet_loan_drop(machnet_loan_t *loan);
+
+/**
+ * What the sidecar knows of a flow. Set `stats->struct_size` to `sizeof *stats` before. A rare call: the sidecar is asked over its
+ * socket, which takes tens of microseconds. Thread-safe.
+ *
+ * Returns 0; or MACHNET_STATUS_UNKNOWN_FLOW if it is no more, VERSION from a sidecar that is too old to know, TIMED_OUT after 5 s,
+ * CLOSED, ENGINE_LOST, FORKED or INVALID_ARGUMENT.
+ */
+int32_t machnet_flow_stats(const machnet_flow_handle_t *flow,
+                           machnet_flow_stats_t *stats);
+
+/**
+ * As `machnet_flow_stats`, of a flow made by `machnet_connect` or accepted by `machnet_listen`. `flow` as for `machnet_send`: `src` is
+ * this side. Thread-safe.
+ */
+int32_t machnet_channel_flow_stats(const machnet_channel_t *channel,
+                                   MachnetFlow_t flow,
+                                   machnet_flow_stats_t *stats);
 
 /**
  * Asks whether a sidecar answers. Nothing has to be set up before `machnet_attach`. Thread-safe.

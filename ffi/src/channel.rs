@@ -368,7 +368,7 @@ pub unsafe extern "C" fn machnet_channel_close_flow(
 }
 
 /// How much of a struct both C and we know. It may have grown on either side.
-fn known_size<T>(struct_size: usize) -> Result<usize> {
+pub(crate) fn known_size<T>(struct_size: usize) -> Result<usize> {
     const STRUCT_MOST: usize = 4096;
     if struct_size < size_of::<usize>() || struct_size > STRUCT_MOST {
         return Err(invalid("struct_size is not set to the size of the struct"));

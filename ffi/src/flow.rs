@@ -34,7 +34,7 @@ pub struct PendingHandle(PendingConnect);
 
 /// One connection.
 #[derive(Debug)]
-pub struct FlowHandle(Flow);
+pub struct FlowHandle(pub(crate) Flow);
 
 /// Listens on an address of the sidecar, IPv4 or IPv6 as text ("0.0.0.0": the sidecar's own), and a port (0: any free one).
 /// `backlog`: how many flows may wait to be accepted; 0: 128. Thread-safe.

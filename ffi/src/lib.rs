@@ -13,4 +13,5 @@ pub mod common;
 pub mod compat;
 pub mod flow;
 pub mod message;
+pub mod stats;
 pub mod status;

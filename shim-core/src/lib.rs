@@ -9,6 +9,7 @@ mod message;
 mod options;
 pub mod shm;
 pub mod socket;
+mod stats;
 mod wait;
 
 pub use attachment::{Arrival, Attachment, Flow, Listener, PendingConnect};
@@ -21,6 +22,7 @@ pub use options::{
 };
 pub use shm::Geometry;
 pub use shm::ring::PeerFault;
+pub use stats::FlowStats;
 pub use wait::WaitPolicy;
 
 /// Flows that wait to be accepted at most, unless `listen` is told otherwise.

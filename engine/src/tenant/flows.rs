@@ -54,9 +54,13 @@ pub struct Flow {
     /// The application said that it will not name the flow again.
     released: bool,
     /// Messages taken from the application.
-    pub sent: u32,
+    pub sent: u64,
+    /// Bytes of those.
+    pub sent_bytes: u64,
     /// Messages of those that the peer has.
-    pub acknowledged: u32,
+    pub acknowledged: u64,
+    /// Bytes of the messages that were not acknowledged when the flow ended.
+    pub forgotten_bytes: u64,
     /// Whether the flow stands in the tenant's list of flows with credit to tell. Outlives the flow, as the list does.
     pub credit_dirty: bool,
     /// Whether the flow waits for room of another application of this host.
@@ -73,13 +77,16 @@ pub struct Flow {
     pub inline_lengths: VecDeque<u8>,
     /// Messages put into the receive ring since the flow opened.
     pub delivered: u64,
+    /// Bytes of those.
+    pub delivered_bytes: u64,
 }
 
 impl Flow {
     /// Messages taken and not acknowledged.
     #[inline]
+    #[expect(clippy::cast_possible_truncation, reason = "at most the flow's credit")]
     pub fn unacknowledged(&self) -> u32 {
-        self.sent.wrapping_sub(self.acknowledged)
+        (self.sent - self.acknowledged) as u32
     }
 
     /// Whether the application may name it.
@@ -189,14 +196,15 @@ impl Flows {
         }
     }
 
-    /// Takes a flow from the list of those with credit to tell: its name, and how many of its messages were acknowledged.
-    /// Nothing if it was released meanwhile.
+    /// Takes a flow from the list of those with credit to tell: its name, and how many of its messages were acknowledged,
+    /// modulo 2^32. Nothing if it was released meanwhile.
     #[inline]
+    #[expect(clippy::cast_possible_truncation, reason = "the application counts modulo 2^32 likewise")]
     pub(super) fn tell_credit(&mut self, slot: FlowSlot) -> Option<(u32, u32)> {
         let handle = self.handle(slot);
         let flow = &mut self.slots[slot.index()];
         flow.credit_dirty = false;
-        flow.used.then_some((handle, flow.acknowledged))
+        flow.used.then_some((handle, flow.acknowledged as u32))
     }
 
     /// Every flow there is.
@@ -221,7 +229,9 @@ impl Flow {
             closing: false,
             released: false,
             sent: 0,
+            sent_bytes: 0,
             acknowledged: 0,
+            forgotten_bytes: 0,
             blocked: false,
             credit_dirty: false,
             tx_list: (NIL, NIL),
@@ -230,6 +240,7 @@ impl Flow {
             rx_buffers: 0,
             inline_lengths: VecDeque::new(),
             delivered: 0,
+            delivered_bytes: 0,
         }
     }
 }

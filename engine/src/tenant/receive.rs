@@ -236,6 +236,7 @@ impl Tenant {
         let length = u16::try_from(bytes.len()).unwrap_or(u16::MAX);
         flow.inline_lengths.push_back(u8::try_from(bytes.len()).unwrap_or(u8::MAX));
         flow.delivered += 1;
+        flow.delivered_bytes += u64::from(length);
         let head = SlotHead { kind: receive_kind::INLINE, count: 0, length };
         self.receive_ring.publish(&self.ours, head, |words| {
             words[1].store(u64::from(handle) | u64::from(length) << 32, Ordering::Relaxed);
@@ -254,7 +255,9 @@ impl Tenant {
 
     fn publish_buffers(&mut self, slot: FlowSlot, extents: &Extents, len: u32, token: u32) {
         let handle = self.flows.handle(slot);
-        self.flows.at(slot).delivered += 1;
+        let flow = self.flows.at(slot);
+        flow.delivered += 1;
+        flow.delivered_bytes += u64::from(len);
         let list = extents.as_slice();
         let count = u8::try_from(list.len()).unwrap_or(u8::MAX);
         let head = SlotHead { kind: receive_kind::BUFFERS, count, length: 0 };

@@ -1,7 +1,7 @@
 //! The sending half of a tenant: slots of the send ring become checked messages and requests.
 
 use super::Tenant;
-use super::flows::{FlowSlot, Link, NIL};
+use super::flows::{Flow, FlowSlot, Link, NIL};
 use super::store::{Content, Sent};
 use machnet_client::shm::layout::{ConnectRequest, INLINE_BYTES, MAX_EXTENTS, SLOT_WORDS, send_kind};
 use machnet_client::shm::ledger::Extents;
@@ -133,7 +133,8 @@ impl Tenant {
         if len > flow.info.max_message {
             return Err(PeerFault::Length);
         }
-        flow.sent = flow.sent.wrapping_add(1);
+        flow.sent += 1;
+        flow.sent_bytes += u64::from(len);
         let handle = self.sent.push(&mut flow.tx_list, content, len);
         Ok(Taken::Message { flow: slot, handle, len })
     }
@@ -188,12 +189,17 @@ impl Tenant {
     #[inline]
     pub fn acknowledged(&mut self, slot: FlowSlot, handle: u32) {
         let flow = self.flows.at(slot);
-        flow.acknowledged = flow.acknowledged.wrapping_add(1);
+        flow.acknowledged += 1;
         let sent = self.sent.pop(&mut flow.tx_list, handle);
         if let Content::Buffers(extents) = &sent.content {
             self.tx_ledger.release(extents);
         }
         self.mark_credit(slot);
+    }
+
+    /// Bytes of a flow's messages that the peer has.
+    pub fn acknowledged_bytes(&self, flow: &Flow) -> u64 {
+        flow.sent_bytes - flow.forgotten_bytes - self.sent.bytes(flow.tx_list)
     }
 
     /// The flow ended: the engine holds none of its messages any more. Answers how many were not acknowledged.
@@ -206,6 +212,7 @@ impl Tenant {
                 return forgotten;
             }
             let sent = self.sent.pop(&mut flow.tx_list, first);
+            flow.forgotten_bytes += u64::from(sent.len);
             if let Content::Buffers(extents) = &sent.content {
                 self.tx_ledger.release(extents);
             }

@@ -80,6 +80,30 @@ static void check_loans(machnet_flow_handle_t *flow) {
   }
 }
 
+static void check_stats(machnet_flow_handle_t *flow) {
+  machnet_flow_stats_t before, after;
+  size_t len, first_three = offsetof(machnet_flow_stats_t, messages_sent);
+  before.struct_size = after.struct_size = sizeof before;
+  OK(machnet_flow_stats(flow, &before));
+  fill(1000, 9);
+  OK(machnet_flow_send(flow, request, 1000, PATIENCE_MS));
+  OK(machnet_flow_recv(flow, answer, 1000, PATIENCE_MS, &len));
+  OK(machnet_flow_stats(flow, &after));
+  CHECK(after.messages_sent == before.messages_sent + 1 && after.bytes_sent == before.bytes_sent + 1000);
+  CHECK(after.messages_received == before.messages_received + 1);
+  CHECK(after.bytes_received == before.bytes_received + 1000);
+  CHECK(after.local == 0 && after.smoothed_rtt_ns > 0 && after.min_rtt_ns > 0 && after.path_datagram_bytes > 0);
+  CHECK(after.datagrams_sent > 0 && after.wire_bytes_sent > after.datagrams_sent && after.reserved == 0);
+  /* A program of a time when the struct was shorter: nothing is written behind its end. */
+  memset(&before, 0xee, sizeof before);
+  before.struct_size = first_three;
+  OK(machnet_flow_stats(flow, &before));
+  CHECK(before.struct_size == first_three && before.min_rtt_ns > 0);
+  CHECK(before.messages_sent == UINT64_C(0xeeeeeeeeeeeeeeee));
+  before.struct_size = 3;
+  CHECK(machnet_flow_stats(flow, &before) == MACHNET_STATUS_INVALID_ARGUMENT);
+}
+
 /* Waits as an event loop does: only on the descriptor, and only after "would block". */
 static void check_many_with_events(machnet_channel_t *channel, machnet_flow_handle_t *flow) {
   MachnetIovec_t pieces[MANY];
@@ -234,6 +258,7 @@ static void checks(const char *remote, uint16_t port) {
   snprintf(text, sizeof text, "%u.%u.%u.%u", local.bytes[0], local.bytes[1], local.bytes[2], local.bytes[3]);
   check_copies(flow);
   check_loans(flow);
+  check_stats(flow);
   check_many_with_events(channel, flow);
   check_fork(channel, flow);
   check_shutdown(flow);

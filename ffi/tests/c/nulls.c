@@ -92,6 +92,8 @@ static void handles(void) {
   machnet_pending_t *pending = NULL;
   machnet_message_t *message = NULL;
   machnet_loan_t *loan = NULL;
+  machnet_flow_stats_t stats;
+  MachnetFlow_t no_flow = {0, 0, 0, 0};
   machnet_address_t address;
   MachnetFlow_t names;
   MachnetIovec_t piece;
@@ -124,6 +126,8 @@ static void handles(void) {
   INVALID(machnet_flow_try_lend(NULL, 1, &loan));
   INVALID(machnet_flow_peer_address(NULL, &address));
   INVALID(machnet_flow_local_address(NULL, &address));
+  INVALID(machnet_flow_stats(NULL, &stats));
+  INVALID(machnet_channel_flow_stats(NULL, no_flow, &stats));
   INVALID(machnet_flow_shutdown(NULL));
   INVALID(machnet_flow_close_wait(NULL, 0));
   INVALID(machnet_loan_send(NULL));

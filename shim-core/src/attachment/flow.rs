@@ -5,6 +5,7 @@ use super::{Attachment, send, send_parts};
 use crate::channel::{End, FlowId, Room, Source, Wants};
 use crate::error::{Error, Result, would_block};
 use crate::message::{Message, TxLoan};
+use crate::stats::FlowStats;
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
@@ -210,6 +211,16 @@ impl Flow {
             core.look(self.id)
         });
         looked.map_or(0, |look| look.unacknowledged)
+    }
+
+    /// What the sidecar knows of the flow: round-trip time, messages, bytes, repeats. A rare call: the sidecar is asked over
+    /// its socket, which takes tens of microseconds.
+    ///
+    /// # Errors
+    /// [`Error::UnknownFlow`], [`Error::Version`] from a sidecar that is too old to know, [`Error::TimedOut`] after 5 s,
+    /// [`Error::Closed`] after the channel was closed, [`Error::EngineLost`], [`Error::SidecarBroken`], [`Error::Forked`].
+    pub fn stats(&self) -> Result<FlowStats> {
+        self.shared.flow_stats(self.id)
     }
 
     /// The flow's number on its channel, stable for its life.

@@ -11,6 +11,7 @@ pub use listener::{Listener, PendingConnect};
 use crate::channel::{Channel, ChannelInfo, Core, Ends, FlowId, Source, Wants};
 use crate::error::{Error, Result, would_block};
 use crate::message::Message;
+use crate::stats::FlowStats;
 use shared::{Interest, Shared};
 use std::net::{IpAddr, SocketAddr, ToSocketAddrs};
 use std::os::fd::BorrowedFd;
@@ -244,6 +245,16 @@ impl Attachment {
             core.ring_after_send();
             would_block(outcome)
         })
+    }
+
+    /// What the sidecar knows of a channel-mode flow: round-trip time, messages, bytes, repeats. A rare call: the sidecar is
+    /// asked over its socket, which takes tens of microseconds.
+    ///
+    /// # Errors
+    /// [`Error::UnknownFlow`], [`Error::Version`] from a sidecar that is too old to know, [`Error::TimedOut`] after 5 s,
+    /// [`Error::Closed`] after the channel was closed, [`Error::EngineLost`], [`Error::SidecarBroken`], [`Error::Forked`].
+    pub fn flow_stats(&self, flow: FlowId) -> Result<FlowStats> {
+        self.shared.flow_stats(flow)
     }
 
     /// Closes a channel-mode flow in order.

@@ -10,6 +10,7 @@ use crate::error::{Error, Result};
 use crate::message::FlushReturns;
 use crate::shm::region::fork::Generation;
 use crate::socket;
+use crate::stats::FlowStats;
 use crate::wait::{Deadline, Idle, Step, WaitPolicy};
 use std::os::fd::{AsFd, OwnedFd};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, OnceLock, PoisonError};
@@ -335,6 +336,15 @@ impl Shared {
             Ok(())
         })?;
         outcome
+    }
+
+    /// What the sidecar knows of a flow.
+    pub(super) fn flow_stats(&self, flow: FlowId) -> Result<FlowStats> {
+        self.with(|core| {
+            core.check_over()?;
+            core.look(flow).map(|_| ())
+        })?;
+        self.control.lock().unwrap_or_else(PoisonError::into_inner).flow_stats(flow.handle)
     }
 
     /// Closes all flows in order, waits for the linger time at most, and detaches.
