@@ -145,6 +145,10 @@ enum machnet_status
    */
   MACHNET_STATUS_IO = 27,
   /**
+   * Another thread ended the wait with `machnet_cancel_trigger`.
+   */
+  MACHNET_STATUS_CANCELLED = 28,
+  /**
    * A defect of this library, stopped at its boundary. Please report it.
    */
   MACHNET_STATUS_INTERNAL = 1000,
@@ -156,6 +160,11 @@ typedef enum machnet_status machnet_status;
 typedef int32_t machnet_status;
 #endif // __STDC_VERSION__ >= 202311L
 #endif // __cplusplus
+
+/**
+ * Ends waits from another thread.
+ */
+typedef struct machnet_cancel_t machnet_cancel_t;
 
 /**
  * A channel: the attachment to a sidecar. From `machnet_attach_with` or `machnet_attach`.
@@ -429,6 +438,12 @@ const char *machnet_version_string(void);
 const char *machnet_strerror(int32_t code);
 
 /**
+ * The name of a status, such as "NoSidecar"; "Ok" for 0 and "Unknown" for a number that is none. The same in every language, and
+ * lives for ever. Thread-safe.
+ */
+const char *machnet_error_name(int32_t code);
+
+/**
  * The reason of this thread's last failed call, with names, addresses and numbers. Valid until the thread's next failed call
  * or next `machnet_last_error`. Never NULL. Thread-safe.
  */
@@ -463,6 +478,12 @@ int32_t machnet_attach_with(const machnet_attach_options_t *options,
  * Returns 0; or the reason why some of what was sent may be lost. The channel is gone in every case.
  */
 int32_t machnet_channel_close(machnet_channel_t *channel);
+
+/**
+ * As `machnet_channel_close`, and keeps the handle, for programs in which other threads may still use it: all calls on the channel answer
+ * MACHNET_STATUS_CLOSED from now on. The handle must still be ended with `machnet_channel_close`. Thread-safe.
+ */
+int32_t machnet_channel_shutdown(const machnet_channel_t *channel);
 
 /**
  * Tells what the channel is. Set `info->struct_size` to `sizeof *info` before. Thread-safe.
@@ -599,6 +620,14 @@ int32_t machnet_flow_start_connect(const machnet_channel_t *channel,
 int32_t machnet_pending_try_finish(const machnet_pending_t *pending, machnet_flow_handle_t **flow);
 
 /**
+ * As `machnet_pending_try_finish`, but waits at most `timeout_ms` milliseconds (negative: for ever): MACHNET_STATUS_TIMED_OUT if the
+ * outcome is not there by then; it can be asked for again. Thread-safe.
+ */
+int32_t machnet_pending_finish(const machnet_pending_t *pending,
+                               int32_t timeout_ms,
+                               machnet_flow_handle_t **flow);
+
+/**
  * Forgets a connect, finished or not; a flow that comes of it later is closed. NULL is ignored. Consumes the handle.
  */
 void machnet_pending_drop(machnet_pending_t *pending);
@@ -619,18 +648,6 @@ int32_t machnet_flow_send(const machnet_flow_handle_t *flow,
  * As `machnet_flow_send`, without waiting: MACHNET_STATUS_WOULD_BLOCK if there is no credit now. Thread-safe.
  */
 int32_t machnet_flow_try_send(const machnet_flow_handle_t *flow, const void *buf, size_t len);
-
-/**
- * Sends up to `count` messages in order, each piece of `messages` being one, as many as there is credit for, without waiting.
- * At most 256 a call. Thread-safe.
- *
- * Returns 0 and how many were accepted in `*sent`, at least 1; MACHNET_STATUS_WOULD_BLOCK if none could be; or as
- * `machnet_flow_try_send`, and then none was sent.
- */
-int32_t machnet_flow_try_send_many(const machnet_flow_handle_t *flow,
-                                   const MachnetIovec_t *messages,
-                                   size_t count,
-                                   size_t *sent);
 
 /**
  * Receives the next message into a buffer of `capacity` bytes; waits at most `timeout_ms` milliseconds (negative: for ever).
@@ -667,17 +684,6 @@ int32_t machnet_flow_recv_loan(const machnet_flow_handle_t *flow,
 int32_t machnet_flow_try_recv_loan(const machnet_flow_handle_t *flow, machnet_message_t **message);
 
 /**
- * Lends up to `most` messages that are there, in order, without waiting. At most 256 a call. Thread-safe.
- *
- * Returns 0 and how many in `*count`, at least 1, each in its place of `messages` and each to be released; else as
- * `machnet_flow_try_recv_loan`.
- */
-int32_t machnet_flow_try_recv_many(const machnet_flow_handle_t *flow,
-                                   machnet_message_t **messages,
-                                   size_t most,
-                                   size_t *count);
-
-/**
  * Lends room to write a message of `len` bytes where it will be sent from, without waiting. Thread-safe.
  *
  * Returns 0 and `*loan`, to be filled through `machnet_loan_data` and ended with `machnet_loan_send` or `machnet_loan_drop`;
@@ -687,6 +693,14 @@ int32_t machnet_flow_try_recv_many(const machnet_flow_handle_t *flow,
 int32_t machnet_flow_try_lend(const machnet_flow_handle_t *flow,
                               size_t len,
                               machnet_loan_t **loan);
+
+/**
+ * As `machnet_flow_try_lend`; waits at most `timeout_ms` milliseconds (negative: for ever) for room and credit. Thread-safe.
+ */
+int32_t machnet_flow_lend(const machnet_flow_handle_t *flow,
+                          size_t len,
+                          int32_t timeout_ms,
+                          machnet_loan_t **loan);
 
 /**
  * The peer's address and port. Thread-safe.
@@ -722,6 +736,22 @@ uint32_t machnet_flow_unacknowledged(const machnet_flow_handle_t *flow);
 int32_t machnet_flow_shutdown(const machnet_flow_handle_t *flow);
 
 /**
+ * As `machnet_flow_shutdown`, and waits at most `timeout_ms` milliseconds (negative: for ever) until the peer's sidecar has
+ * everything. Keeps the handle. Thread-safe.
+ *
+ * Returns as `machnet_flow_close_wait`.
+ */
+int32_t machnet_flow_shutdown_wait(const machnet_flow_handle_t *flow,
+                                   int32_t timeout_ms);
+
+/**
+ * Ends the flow at once and keeps the handle; what the peer's sidecar has not acknowledged may be lost. Thread-safe.
+ *
+ * Returns 0; or MACHNET_STATUS_ENGINE_LOST, FORKED or INVALID_ARGUMENT.
+ */
+int32_t machnet_flow_reset(const machnet_flow_handle_t *flow);
+
+/**
  * Closes the flow in order behind the last message sent, and returns at once. NULL is ignored. Consumes the handle, whatever it
  * returns: no other call may use it meanwhile or later.
  *
@@ -743,6 +773,55 @@ int32_t machnet_flow_close_wait(machnet_flow_handle_t *flow,
  * Ends the flow at once; what the peer's sidecar has not acknowledged may be lost. NULL is ignored. Consumes the handle.
  */
 void machnet_flow_abort(machnet_flow_handle_t *flow);
+
+/**
+ * Sends up to `count` messages in order, each piece of `messages` being one, as many as there is credit for, without waiting.
+ * At most 256 a call. Thread-safe.
+ *
+ * Returns 0 and how many were accepted in `*sent`, at least 1; MACHNET_STATUS_WOULD_BLOCK if none could be; or as
+ * `machnet_flow_try_send`, and then none was sent.
+ */
+int32_t machnet_flow_try_send_many(const machnet_flow_handle_t *flow,
+                                   const MachnetIovec_t *messages,
+                                   size_t count,
+                                   size_t *sent);
+
+/**
+ * Sends `count` messages in order, each piece of `messages` being one; waits at most `timeout_ms` milliseconds (negative: for
+ * ever) for credit. At most 256 a call. Thread-safe.
+ *
+ * Returns 0 and how many were accepted in `*sent`: all of them, or fewer if the time passed or the flow ended behind the first; or as
+ * `machnet_flow_send`, and then none was sent.
+ */
+int32_t machnet_flow_send_many(const machnet_flow_handle_t *flow,
+                               const MachnetIovec_t *messages,
+                               size_t count,
+                               int32_t timeout_ms,
+                               size_t *sent);
+
+/**
+ * Lends up to `most` messages that are there, in order, without waiting. At most 256 a call. Thread-safe.
+ *
+ * Returns 0 and how many in `*count`, at least 1, each in its place of `messages` and each to be released; else as
+ * `machnet_flow_try_recv_loan`.
+ */
+int32_t machnet_flow_try_recv_many(const machnet_flow_handle_t *flow,
+                                   machnet_message_t **messages,
+                                   size_t most,
+                                   size_t *count);
+
+/**
+ * Waits at most `timeout_ms` milliseconds (negative: for ever) for a message, and lends it and those behind it that are there, up to
+ * `most`. At most 256 a call. Thread-safe.
+ *
+ * Returns 0 and how many in `*count`, at least 1, each in its place of `messages` and each to be released; else as
+ * `machnet_flow_recv_loan`.
+ */
+int32_t machnet_flow_recv_many(const machnet_flow_handle_t *flow,
+                               machnet_message_t **messages,
+                               size_t most,
+                               int32_t timeout_ms,
+                               size_t *count);
 
 /**
  * The message's first byte, valid until the message is released. NULL only for NULL. Thread-safe.
@@ -777,6 +856,36 @@ int32_t machnet_loan_send(machnet_loan_t *loan);
  * Gives the room back unsent. NULL is ignored. Consumes the handle.
  */
 void machnet_loan_drop(machnet_loan_t *loan);
+
+/**
+ * Makes what ends waits on this channel from another thread. It does not keep the channel open. Thread-safe.
+ *
+ * Returns 0 and `*cancel`, to be ended with `machnet_cancel_free`; or MACHNET_STATUS_INVALID_ARGUMENT.
+ */
+int32_t machnet_cancel_new(const machnet_channel_t *channel, machnet_cancel_t **cancel);
+
+/**
+ * From now on, calls of this thread that wait end with MACHNET_STATUS_CANCELLED once `cancel` is triggered; NULL: no longer. Set it
+ * before a call and take it away after, on the same thread. Meanwhile the thread's calls that wait must be on the channel of
+ * `cancel`; they answer MACHNET_STATUS_INVALID_ARGUMENT on another one.
+ *
+ * Returns 0.
+ */
+int32_t machnet_cancel_scope(const machnet_cancel_t *cancel);
+
+/**
+ * Ends the waits of every thread in the scope of `cancel`, and those to come: it cannot be undone. What they waited for is not lost: a
+ * message stays for the next receive, and a message whose send was cancelled was not sent. Not for signal handlers. Thread-safe.
+ *
+ * Returns 0 or MACHNET_STATUS_INVALID_ARGUMENT.
+ */
+int32_t machnet_cancel_trigger(const machnet_cancel_t *cancel);
+
+/**
+ * Forgets a canceller; threads in its scope go on as they are. NULL is ignored. Consumes the handle: no other call may use it
+ * meanwhile or later.
+ */
+void machnet_cancel_free(machnet_cancel_t *cancel);
 
 /**
  * What the sidecar knows of a flow. Set `stats->struct_size` to `sizeof *stats` before. A rare call: the sidecar is asked over its

@@ -106,5 +106,8 @@ fn the_status_table_is_the_client_librarys() {
     for (code, name) in machnet_client::Error::CODES {
         let status = machnet::status::MachnetStatus::of_code(code).unwrap();
         assert_eq!(format!("{status:?}"), name);
+        assert_eq!(machnet::status::name_of(code).to_str(), Ok(name));
+        let text = machnet::status::text_of(code).to_str().unwrap();
+        assert_eq!(machnet_client::Error::general_text(code), Some(text));
     }
 }

@@ -12,7 +12,7 @@ pub mod socket;
 mod stats;
 mod wait;
 
-pub use attachment::{Arrival, Attachment, Flow, Listener, PendingConnect};
+pub use attachment::{Arrival, Attachment, Canceller, Flow, Listener, PendingConnect, Wait};
 pub use channel::{Channel, ChannelInfo, ConnectId, FlowId, ListenerId};
 pub use control::DoorbellKind;
 pub use error::{Error, ResetReason, Result};

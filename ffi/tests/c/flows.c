@@ -139,6 +139,66 @@ static void check_many_with_events(machnet_channel_t *channel, machnet_flow_hand
   CHECK(sent == MANY);
 }
 
+struct cancelled {
+  machnet_flow_handle_t *flow;
+  machnet_cancel_t *cancel;
+};
+
+static void *wait_to_be_cancelled(void *argument) {
+  struct cancelled *with = argument;
+  machnet_message_t *messages[4];
+  size_t count = 77;
+  OK(machnet_cancel_scope(with->cancel));
+  CHECK(machnet_flow_recv_many(with->flow, messages, 4, -1, &count) == MACHNET_STATUS_CANCELLED && count == 77);
+  CHECK(machnet_flow_recv(with->flow, answer, 10, -1, &count) == MACHNET_STATUS_CANCELLED);
+  OK(machnet_cancel_scope(NULL));
+  CHECK(machnet_flow_recv(with->flow, answer, 10, 1, &count) == MACHNET_STATUS_TIMED_OUT);
+  return NULL;
+}
+
+/* Another thread ends a wait for ever, and the next one; without the scope the thread waits as before. */
+static void check_cancel(machnet_channel_t *channel, machnet_flow_handle_t *flow) {
+  struct cancelled with;
+  pthread_t thread;
+  with.flow = flow;
+  OK(machnet_cancel_new(channel, &with.cancel));
+  CHECK(pthread_create(&thread, NULL, wait_to_be_cancelled, &with) == 0);
+  poll(NULL, 0, 20);
+  OK(machnet_cancel_trigger(with.cancel));
+  CHECK(pthread_join(thread, NULL) == 0);
+  machnet_cancel_free(with.cancel);
+  CHECK(strcmp(machnet_error_name(MACHNET_STATUS_CANCELLED), "Cancelled") == 0);
+  CHECK(strcmp(machnet_error_name(MACHNET_STATUS_OK), "Ok") == 0);
+  CHECK(strcmp(machnet_error_name(-7), "Unknown") == 0);
+}
+
+static void check_many_with_waits(machnet_flow_handle_t *flow) {
+  MachnetIovec_t pieces[3];
+  machnet_message_t *messages[3];
+  machnet_loan_t *loan = NULL;
+  size_t i, count = 0, received = 0;
+  fill(5000, 5);
+  for (i = 0; i < 3; i++) {
+    pieces[i].base = request + i;
+    pieces[i].len = 1 + i * 2000;
+  }
+  OK(machnet_flow_send_many(flow, pieces, 3, PATIENCE_MS, &count));
+  CHECK(count == 3);
+  while (received < 3) {
+    OK(machnet_flow_recv_many(flow, messages, 3 - received, PATIENCE_MS, &count));
+    for (i = 0; i < count; i++, received++) {
+      CHECK(machnet_message_len(messages[i]) == pieces[received].len);
+      CHECK(memcmp(machnet_message_data(messages[i]), request + received, pieces[received].len) == 0);
+      machnet_message_release(messages[i]);
+    }
+  }
+  OK(machnet_flow_lend(flow, 3, PATIENCE_MS, &loan));
+  memcpy(machnet_loan_data(loan), "abc", 3);
+  OK(machnet_loan_send(loan));
+  OK(machnet_flow_recv(flow, answer, 10, PATIENCE_MS, &count));
+  CHECK(count == 3 && memcmp(answer, "abc", 3) == 0);
+}
+
 static void *wait_for_the_end(void *flow) {
   machnet_message_t *message = NULL;
   CHECK(machnet_flow_recv_loan(flow, PATIENCE_MS, &message) == MACHNET_STATUS_CLOSED);
@@ -259,12 +319,16 @@ static void checks(const char *remote, uint16_t port) {
   check_copies(flow);
   check_loans(flow);
   check_stats(flow);
+  check_many_with_waits(flow);
+  check_cancel(channel, flow);
   check_many_with_events(channel, flow);
   check_fork(channel, flow);
   check_shutdown(flow);
   check_channel_mode(channel, remote, port);
   check_pending(channel, remote, port);
   check_listener(channel, text);
+  OK(machnet_channel_shutdown(channel));
+  CHECK(machnet_flow_connect(channel, NULL, remote, port, PATIENCE_MS, &flow) == MACHNET_STATUS_CLOSED);
   OK(machnet_channel_close(channel));
   printf("all checks hold\n");
 }

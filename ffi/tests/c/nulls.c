@@ -93,6 +93,9 @@ static void handles(void) {
   machnet_message_t *message = NULL;
   machnet_loan_t *loan = NULL;
   machnet_flow_stats_t stats;
+  machnet_cancel_t *cancel = NULL;
+  machnet_message_t *messages[1];
+  size_t many = 0;
   MachnetFlow_t no_flow = {0, 0, 0, 0};
   machnet_address_t address;
   MachnetFlow_t names;
@@ -127,6 +130,17 @@ static void handles(void) {
   INVALID(machnet_flow_peer_address(NULL, &address));
   INVALID(machnet_flow_local_address(NULL, &address));
   INVALID(machnet_flow_stats(NULL, &stats));
+  INVALID(machnet_flow_send_many(NULL, NULL, 1, 0, &many));
+  INVALID(machnet_flow_recv_many(NULL, messages, 1, 0, &many));
+  INVALID(machnet_flow_lend(NULL, 1, 0, &loan));
+  INVALID(machnet_flow_shutdown_wait(NULL, 0));
+  INVALID(machnet_flow_reset(NULL));
+  INVALID(machnet_pending_finish(NULL, 0, NULL));
+  INVALID(machnet_channel_shutdown(NULL));
+  INVALID(machnet_cancel_new(NULL, &cancel));
+  INVALID(machnet_cancel_trigger(NULL));
+  CHECK(machnet_cancel_scope(NULL) == MACHNET_STATUS_OK);
+  machnet_cancel_free(NULL);
   INVALID(machnet_channel_flow_stats(NULL, no_flow, &stats));
   INVALID(machnet_flow_shutdown(NULL));
   INVALID(machnet_flow_close_wait(NULL, 0));

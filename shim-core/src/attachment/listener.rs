@@ -1,7 +1,7 @@
 //! Flows to come: listeners and connects under way.
 
 use super::shared::{Interest, Shared};
-use super::{Attachment, Flow};
+use super::{Attachment, Flow, Wait};
 use crate::channel::Wants;
 use crate::error::Result;
 use std::net::SocketAddr;
@@ -33,7 +33,7 @@ impl Listener {
     /// [`crate::Error::Closed`] once the listener was shut down, [`crate::Error::WrongMode`] if it is in channel mode,
     /// [`crate::Error::EngineLost`], [`crate::Error::SidecarBroken`], [`crate::Error::Forked`].
     pub fn accept(&self) -> Result<Flow> {
-        self.accept_within(None)
+        self.accept_with(None)
     }
 
     /// Waits for a flow, at most `timeout`.
@@ -41,12 +41,16 @@ impl Listener {
     /// # Errors
     /// As for [`Self::accept`], and [`crate::Error::TimedOut`].
     pub fn accept_timeout(&self, timeout: Duration) -> Result<Flow> {
-        self.accept_within(Some(timeout))
+        self.accept_with(timeout)
     }
 
-    fn accept_within(&self, timeout: Option<Duration>) -> Result<Flow> {
+    /// Waits for a flow, as long as `wait` says.
+    ///
+    /// # Errors
+    /// As for [`Self::accept`], [`crate::Error::TimedOut`] and [`crate::Error::Cancelled`].
+    pub fn accept_with<'a>(&self, wait: impl Into<Wait<'a>>) -> Result<Flow> {
         let interest = Interest::Accept(self.number);
-        let id = self.shared.wait(timeout, interest, |core| core.try_accept(self.number))?;
+        let id = self.shared.wait(wait, interest, |core| core.try_accept(self.number))?;
         Flow::new(&self.shared, id)
     }
 
@@ -120,13 +124,13 @@ impl PendingConnect {
         id.map(|id| Flow::new(&self.shared, id)).transpose()
     }
 
-    /// Waits for the outcome.
+    /// Waits for the outcome. It, or the error, comes once; after a timeout or a cancel it may be asked for again.
     ///
     /// # Errors
-    /// As for [`Attachment::connect`], and [`crate::Error::TimedOut`].
-    pub fn finish(self, timeout: Option<Duration>) -> Result<Flow> {
+    /// As for [`Attachment::connect`], [`crate::Error::TimedOut`] and [`crate::Error::Cancelled`].
+    pub fn finish<'a>(&self, wait: impl Into<Wait<'a>>) -> Result<Flow> {
         let interest = Interest::Connect(self.request);
-        let id = self.shared.wait(timeout, interest, |core| core.try_finish_connect(self.request))?;
+        let id = self.shared.wait(wait, interest, |core| core.try_finish_connect(self.request))?;
         Flow::new(&self.shared, id)
     }
 

@@ -4,6 +4,7 @@
 //! on condition variables. When the driver leaves, it makes one of them its successor. Nobody holds the lock while waiting.
 //! A message is popped by the thread that returns it, so a wait that is cut short loses nothing.
 
+use super::cancel::{CancelFlag, Wait};
 use crate::attach::{Control, Unlistener};
 use crate::channel::{Channel, ChannelInfo, Core, Doorbell, FlowId, Source, Wants};
 use crate::error::{Error, Result};
@@ -55,6 +56,7 @@ struct Driver {
     interest: Interest,
     /// In the system call, so that only the doorbell or a nudge wakes it.
     asleep: bool,
+    cancel: Option<CancelFlag>,
 }
 
 #[derive(Debug)]
@@ -62,8 +64,9 @@ struct Waiter {
     number: u64,
     interest: Interest,
     condition: Arc<Condvar>,
-    /// Called: to take what it waited for, or to drive.
+    /// Called: to take what it waited for, to drive, or to give up.
     called: bool,
+    cancel: Option<CancelFlag>,
 }
 
 /// What the lock protects.
@@ -172,10 +175,32 @@ impl Shared {
         }
     }
 
+    /// Wakes those whose waits were cancelled.
+    pub(super) fn wake_cancelled(&self) {
+        if self.check_process().is_err() {
+            return; // The lock and those who wait are the parent's.
+        }
+        let state = &mut *self.lock();
+        let cancelled = |flag: &Option<CancelFlag>| flag.as_ref().is_some_and(CancelFlag::is_set);
+        for waiter in state.waiters.iter_mut().filter(|waiter| !waiter.called && cancelled(&waiter.cancel)) {
+            waiter.called = true;
+            waiter.condition.notify_one();
+        }
+        if let Some(driver) = &mut state.driver
+            && driver.asleep
+            && cancelled(&driver.cancel)
+        {
+            driver.asleep = false;
+            if let Some((_, write)) = self.nudge.get() {
+                socket::ring(write.as_fd(), false);
+            }
+        }
+    }
+
     /// Repeats a call until it finds something.
-    pub(super) fn wait<T>(
+    pub(super) fn wait<'a, T>(
         &self,
-        timeout: Option<Duration>,
+        wait: impl Into<Wait<'a>>,
         interest: Interest,
         mut call: impl FnMut(&mut Core) -> Result<Option<T>>,
     ) -> Result<T> {
@@ -186,19 +211,24 @@ impl Shared {
         if let Some(outcome) = first {
             return outcome;
         }
+        let Wait { timeout, canceller } = wait.into();
+        if canceller.is_some_and(|canceller| !canceller.is_of(self)) {
+            return Err(Error::invalid("the canceller belongs to another channel"));
+        }
+        let cancel = canceller.map(|canceller| canceller.flag().clone());
         let deadline = Deadline::after(timeout);
         let outcome = loop {
-            if deadline.is_past() {
-                break Err(Error::TimedOut);
+            if let Err(error) = may_wait(deadline, cancel.as_ref()) {
+                break Err(error);
             }
             if state.driver.is_none() {
-                state.driver = Some(Driver { interest, asleep: false });
+                state.driver = Some(Driver { interest, asleep: false, cancel });
                 let (guard, outcome) = self.drive(state, deadline, &mut call);
                 state = guard;
                 state.driver = None;
                 break outcome;
             }
-            state = self.follow(state, deadline, interest);
+            state = self.follow(state, deadline, interest, cancel.clone());
             let found = call(&mut state.core).transpose();
             self.settle(&mut state);
             if let Some(outcome) = found {
@@ -210,11 +240,18 @@ impl Shared {
     }
 
     /// Sleeps until called or the deadline.
-    fn follow<'a>(&'a self, mut state: Guard<'a>, deadline: Deadline, interest: Interest) -> Guard<'a> {
+    fn follow<'a>(
+        &'a self,
+        mut state: Guard<'a>,
+        deadline: Deadline,
+        interest: Interest,
+        cancel: Option<CancelFlag>,
+    ) -> Guard<'a> {
         let condition = Arc::new(Condvar::new());
         let number = state.next_number;
         state.next_number += 1;
-        state.waiters.push(Waiter { number, interest, condition: Arc::clone(&condition), called: false });
+        let place = Arc::clone(&condition);
+        state.waiters.push(Waiter { number, interest, condition: place, called: false, cancel });
         loop {
             state = match deadline.left() {
                 None => condition.wait(state).unwrap_or_else(PoisonError::into_inner),
@@ -266,8 +303,9 @@ impl Shared {
             if let Some(outcome) = found {
                 return (state, outcome);
             }
-            if deadline.is_past() {
-                return (state, Err(Error::TimedOut));
+            let cancel = state.driver.as_ref().and_then(|driver| driver.cancel.as_ref());
+            if let Err(error) = may_wait(deadline, cancel) {
+                return (state, Err(error));
             }
         }
     }
@@ -377,6 +415,14 @@ impl Shared {
         })?;
         self.control.lock().unwrap_or_else(PoisonError::into_inner).detach()
     }
+}
+
+/// Whether a wait may go on.
+fn may_wait(deadline: Deadline, cancel: Option<&CancelFlag>) -> Result<()> {
+    if cancel.is_some_and(CancelFlag::is_set) {
+        return Err(Error::Cancelled);
+    }
+    if deadline.is_past() { Err(Error::TimedOut) } else { Ok(()) }
 }
 
 fn set_asleep(state: &mut State, asleep: bool) {
