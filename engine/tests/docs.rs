@@ -72,6 +72,7 @@ fn the_texts_in_the_troubleshooting_page_are_those_of_the_library() {
         Error::TooManyFlows,
         Error::SidecarBroken(machnet_client::shm::ring::PeerFault::Kind),
         Error::Cancelled,
+        Error::NotAStream,
     ];
     for error in errors {
         let (code, name) = Error::CODES[usize::try_from(error.code()).expect("codes are positive") - 1];

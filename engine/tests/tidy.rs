@@ -22,6 +22,7 @@ const FENCES: &[&str] = &[
     "ffi/src/flow.rs",
     "ffi/src/message.rs",
     "ffi/src/stats.rs",
+    "ffi/src/stream.rs",
     "shim-core/src/shm/models.rs",
     "shim-core/src/shm/region.rs",
     "shim-core/src/socket.rs",

@@ -149,6 +149,10 @@ enum machnet_status
    */
   MACHNET_STATUS_CANCELLED = 28,
   /**
+   * The flow is a stream here, and something else to the peer.
+   */
+  MACHNET_STATUS_NOT_A_STREAM = 29,
+  /**
    * A defect of this library, stopped at its boundary. Please report it.
    */
   MACHNET_STATUS_INTERNAL = 1000,
@@ -195,6 +199,11 @@ typedef struct machnet_message_t machnet_message_t;
  * A connect under way.
  */
 typedef struct machnet_pending_t machnet_pending_t;
+
+/**
+ * A byte stream, both ways.
+ */
+typedef struct machnet_stream_t machnet_stream_t;
 
 /**
  * What can be chosen at attach. Fill it with `machnet_attach_options_init` first, then change what matters.
@@ -904,6 +913,96 @@ int32_t machnet_flow_stats(const machnet_flow_handle_t *flow,
 int32_t machnet_channel_flow_stats(const machnet_channel_t *channel,
                                    MachnetFlow_t flow,
                                    machnet_flow_stats_t *stats);
+
+/**
+ * Makes a byte stream of a flow of which nothing was received yet. The peer has to do the same: both ends agree on it, as they agree
+ * on a port. Consumes the flow's handle, whatever it returns. Thread-safe.
+ *
+ * Returns 0 and `*stream`, to be ended with `machnet_stream_close`; or MACHNET_STATUS_INVALID_ARGUMENT.
+ */
+int32_t machnet_stream_open(machnet_flow_handle_t *flow,
+                            machnet_stream_t **stream);
+
+/**
+ * The peer's address and port. Thread-safe.
+ *
+ * Returns 0 or MACHNET_STATUS_INVALID_ARGUMENT.
+ */
+int32_t machnet_stream_peer_address(const machnet_stream_t *stream, machnet_address_t *address);
+
+/**
+ * The address and port of this side. Thread-safe.
+ *
+ * Returns 0 or MACHNET_STATUS_INVALID_ARGUMENT.
+ */
+int32_t machnet_stream_local_address(const machnet_stream_t *stream, machnet_address_t *address);
+
+/**
+ * As `machnet_flow_stats`, of the flow under the stream. Thread-safe.
+ */
+int32_t machnet_stream_stats(const machnet_stream_t *stream, machnet_flow_stats_t *stats);
+
+/**
+ * Ends both directions at once and keeps the handle: the peer gets MACHNET_STATUS_RESET, not the end of the stream. Thread-safe.
+ *
+ * Returns 0; or MACHNET_STATUS_ENGINE_LOST, FORKED or INVALID_ARGUMENT.
+ */
+int32_t machnet_stream_reset(const machnet_stream_t *stream);
+
+/**
+ * Reads up to `capacity` bytes; waits at most `timeout_ms` milliseconds (negative: for ever) for the first. Thread-safe.
+ *
+ * Returns 0 and how many in `*len`, 0 being the end of the stream; or MACHNET_STATUS_TIMED_OUT, RESET, NOT_A_STREAM, CLOSED if this side
+ * closed the channel, CANCELLED, ENGINE_LOST, FORKED or INVALID_ARGUMENT, and then nothing was read.
+ */
+int32_t machnet_stream_read(const machnet_stream_t *stream,
+                            void *buf,
+                            size_t capacity,
+                            int32_t timeout_ms,
+                            size_t *len);
+
+/**
+ * As `machnet_stream_read`, without waiting: MACHNET_STATUS_WOULD_BLOCK if there are no bytes now. Thread-safe.
+ */
+int32_t machnet_stream_try_read(const machnet_stream_t *stream, void *buf, size_t capacity, size_t *len);
+
+/**
+ * Writes as many of `len` bytes as one message takes, at most 65,535; waits at most `timeout_ms` milliseconds (negative: for ever)
+ * for room. What is written goes at once. Call it again for the rest. Thread-safe.
+ *
+ * Returns 0 and how many in `*written`, at least 1; or MACHNET_STATUS_TIMED_OUT, CLOSED if the peer closed or this side ended writing,
+ * RESET, CANCELLED, ENGINE_LOST, FORKED, EMPTY_MESSAGE for 0 bytes, or INVALID_ARGUMENT, and then nothing was written.
+ */
+int32_t machnet_stream_write(const machnet_stream_t *stream,
+                             const void *buf,
+                             size_t len,
+                             int32_t timeout_ms,
+                             size_t *written);
+
+/**
+ * As `machnet_stream_write`, without waiting: MACHNET_STATUS_WOULD_BLOCK if there is no room now. Thread-safe.
+ */
+int32_t machnet_stream_try_write(const machnet_stream_t *stream, const void *buf, size_t len, size_t *written);
+
+/**
+ * Half-closes: the peer reads what was written and then the end of the stream, and this side reads on. Waits at most `timeout_ms`
+ * milliseconds (negative: for ever) for room to say so. Doing it again does nothing. Thread-safe.
+ *
+ * Returns 0; or MACHNET_STATUS_TIMED_OUT, RESET, CANCELLED, ENGINE_LOST, FORKED or INVALID_ARGUMENT.
+ */
+int32_t machnet_stream_end(const machnet_stream_t *stream,
+                           int32_t timeout_ms);
+
+/**
+ * As `machnet_stream_end`, without waiting: MACHNET_STATUS_WOULD_BLOCK if there is no room now. Thread-safe.
+ */
+int32_t machnet_stream_try_end(const machnet_stream_t *stream);
+
+/**
+ * Closes both directions in order behind what was written, and returns at once. NULL is ignored. Consumes the handle: no other call may
+ * use it meanwhile or later.
+ */
+void machnet_stream_close(machnet_stream_t *stream);
 
 /**
  * Asks whether a sidecar answers. Nothing has to be set up before `machnet_attach`. Thread-safe.

@@ -17,3 +17,4 @@ pub mod flow;
 pub mod message;
 pub mod stats;
 pub mod status;
+pub mod stream;

@@ -94,7 +94,10 @@ pub unsafe extern "C" fn machnet_channel_flow_stats(
 ///
 /// # Safety
 /// `stats` is NULL, or its first field is set and it has as many bytes as that says.
-unsafe fn answer(stats: *mut MachnetFlowStats, ask: impl FnOnce() -> Result<FlowStats>) -> Result<()> {
+pub(crate) unsafe fn answer(
+    stats: *mut MachnetFlowStats,
+    ask: impl FnOnce() -> Result<FlowStats>,
+) -> Result<()> {
     if stats.is_null() {
         return Err(invalid("stats is NULL"));
     }

@@ -66,6 +66,8 @@ pub enum MachnetStatus {
     Io = 27,
     /// Another thread ended the wait with `machnet_cancel_trigger`.
     Cancelled = 28,
+    /// The flow is a stream here, and something else to the peer.
+    NotAStream = 29,
     /// A defect of this library, stopped at its boundary. Please report it.
     Internal = 1000,
 }
@@ -83,7 +85,7 @@ impl MachnetStatus {
 }
 
 /// Every status, in the order of its number.
-const ALL: [MachnetStatus; 30] = {
+const ALL: [MachnetStatus; 31] = {
     use MachnetStatus::*;
     [
         Ok,
@@ -115,6 +117,7 @@ const ALL: [MachnetStatus; 30] = {
         SidecarBroken,
         Io,
         Cancelled,
+        NotAStream,
         Internal,
     ]
 };
@@ -153,6 +156,7 @@ pub fn text_of(code: i32) -> &'static CStr {
         S::SidecarBroken => c"the sidecar broke the rules of the shared memory",
         S::Io => c"the operating system answered an error",
         S::Cancelled => c"the call was cancelled",
+        S::NotAStream => c"the peer does not use stream mode",
         S::Internal => c"internal error of the machnet library",
     }
 }
@@ -191,6 +195,7 @@ pub fn name_of(code: i32) -> &'static CStr {
         S::SidecarBroken => c"SidecarBroken",
         S::Io => c"Io",
         S::Cancelled => c"Cancelled",
+        S::NotAStream => c"NotAStream",
         S::Internal => c"Internal",
     }
 }
@@ -210,7 +215,7 @@ pub(crate) fn errno_of_code(code: i32) -> i32 {
         S::Ok => 0,
         S::NoSidecar => libc::ENOENT,
         S::SocketPermission => libc::EACCES,
-        S::Version | S::SidecarBroken => libc::EPROTO,
+        S::Version | S::SidecarBroken | S::NotAStream => libc::EPROTO,
         S::AttachRefused | S::ListenRefused => libc::EPERM,
         S::NoEngine => libc::ENODEV,
         S::EngineLost => libc::ENETDOWN,

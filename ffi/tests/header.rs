@@ -49,6 +49,7 @@ const HEADERS: [Header; 2] = [
             "message.rs",
             "cancel.rs",
             "stats.rs",
+            "stream.rs",
             "compat.rs",
         ],
         exported: &["MachnetStatus"],

@@ -255,6 +255,9 @@ pub enum Error {
     /// Another thread ended the wait. Nothing was done and nothing lost.
     #[error("the call was cancelled")]
     Cancelled,
+    /// What came on a flow in stream mode is no part of a byte stream. The flow was reset.
+    #[error("the peer does not use stream mode: what came is no part of a byte stream")]
+    NotAStream,
 }
 
 impl Error {
@@ -289,11 +292,12 @@ impl Error {
             Self::SidecarBroken(_) => 26,
             Self::Io(_) => 27,
             Self::Cancelled => 28,
+            Self::NotAStream => 29,
         }
     }
 
     /// Every code with the name of its error, for bindings and manuals.
-    pub const CODES: [(i32, &'static str); 28] = [
+    pub const CODES: [(i32, &'static str); 29] = [
         (1, "NoSidecar"),
         (2, "SocketPermission"),
         (3, "Version"),
@@ -322,6 +326,7 @@ impl Error {
         (26, "SidecarBroken"),
         (27, "Io"),
         (28, "Cancelled"),
+        (29, "NotAStream"),
     ];
 
     /// The name of the error, such as `NoSidecar`: the same in every language and every release.
@@ -363,6 +368,7 @@ impl Error {
             26 => "the sidecar broke the rules of the shared memory",
             27 => "the operating system answered an error",
             28 => "the call was cancelled",
+            29 => "the peer does not use stream mode",
             _ => return None,
         })
     }
@@ -427,7 +433,7 @@ impl From<Error> for io::Error {
             | Error::BufferTooSmall { .. }
             | Error::WrongMode
             | Error::InvalidArgument { .. } => Kind::InvalidInput,
-            Error::Version { .. } | Error::SidecarBroken(_) => Kind::InvalidData,
+            Error::Version { .. } | Error::SidecarBroken(_) | Error::NotAStream => Kind::InvalidData,
             Error::AttachRefused { .. }
             | Error::NoEngine { .. }
             | Error::ListenRefused { .. }
@@ -458,7 +464,7 @@ mod tests {
             assert_eq!(error.name(), name);
         }
         assert!(Error::CODES.iter().all(|(code, _)| Error::general_text(*code).is_some()));
-        assert_eq!((Error::general_text(0), Error::general_text(29)), (None, None));
+        assert_eq!((Error::general_text(0), Error::general_text(30)), (None, None));
         for code in 0..20 {
             assert_eq!(ResetReason::from_code(code).code(), code);
         }

@@ -10,6 +10,7 @@ mod options;
 pub mod shm;
 pub mod socket;
 mod stats;
+mod stream;
 mod wait;
 
 pub use attachment::{Arrival, Attachment, Canceller, Flow, Listener, PendingConnect, Wait};
@@ -23,6 +24,7 @@ pub use options::{
 pub use shm::Geometry;
 pub use shm::ring::PeerFault;
 pub use stats::FlowStats;
+pub use stream::Stream;
 pub use wait::WaitPolicy;
 
 /// Flows that wait to be accepted at most, unless `listen` is told otherwise.

@@ -199,6 +199,58 @@ static void check_many_with_waits(machnet_flow_handle_t *flow) {
   CHECK(count == 3 && memcmp(answer, "abc", 3) == 0);
 }
 
+/* Two ends of a stream in one program: bytes both ways, a half-close, what was written before it, and the end. */
+static void check_stream(machnet_channel_t *channel, const char *local) {
+  machnet_listener_t *listener = NULL;
+  machnet_flow_handle_t *flow = NULL, *accepted = NULL;
+  machnet_stream_t *here = NULL, *there = NULL;
+  machnet_address_t address;
+  machnet_flow_stats_t stats;
+  size_t sent = 0, got = 0, now = 0, total = 300000;
+  OK(machnet_listener_open(channel, local, 0, 0, &listener));
+  OK(machnet_listener_address(listener, &address));
+  OK(machnet_flow_connect(channel, NULL, local, address.port, PATIENCE_MS, &flow));
+  OK(machnet_listener_accept(listener, PATIENCE_MS, &accepted));
+  machnet_listener_close(listener);
+  OK(machnet_stream_open(flow, &here));
+  OK(machnet_stream_open(accepted, &there));
+  OK(machnet_stream_local_address(there, &address));
+  CHECK(address.ip_version == 4);
+  OK(machnet_stream_peer_address(here, &address));
+  stats.struct_size = sizeof stats;
+  CHECK(machnet_stream_try_read(there, answer, 10, &now) == MACHNET_STATUS_WOULD_BLOCK);
+  CHECK(machnet_stream_read(there, answer, 10, 1, &now) == MACHNET_STATUS_TIMED_OUT);
+  CHECK(machnet_stream_write(here, request, 0, 1, &now) == MACHNET_STATUS_EMPTY_MESSAGE);
+  fill(total, 3);
+  while (got < total) {
+    int32_t status = sent < total ? machnet_stream_try_write(here, request + sent, total - sent, &now) : 0;
+    if (sent < total && status == MACHNET_STATUS_OK) sent += now;
+    else if (sent < total) CHECK(status == MACHNET_STATUS_WOULD_BLOCK);
+    OK(machnet_stream_read(there, answer + got, total - got, PATIENCE_MS, &now));
+    CHECK(now > 0);
+    got += now;
+  }
+  CHECK(memcmp(request, answer, total) == 0);
+  OK(machnet_stream_stats(here, &stats));
+  CHECK(stats.local == 1 && stats.messages_sent >= 5 && stats.bytes_sent == total + stats.messages_sent);
+  OK(machnet_stream_write(here, "bye", 3, PATIENCE_MS, &now));
+  OK(machnet_stream_end(here, PATIENCE_MS));
+  OK(machnet_stream_try_end(here));
+  CHECK(machnet_stream_write(here, "x", 1, PATIENCE_MS, &now) == MACHNET_STATUS_CLOSED);
+  OK(machnet_stream_read(there, answer, 10, PATIENCE_MS, &now));
+  CHECK(now == 3 && memcmp(answer, "bye", 3) == 0);
+  OK(machnet_stream_read(there, answer, 10, PATIENCE_MS, &now));
+  CHECK(now == 0);
+  OK(machnet_stream_write(there, "still heard", 11, PATIENCE_MS, &now));
+  machnet_stream_close(there);
+  OK(machnet_stream_read(here, answer, 20, PATIENCE_MS, &now));
+  CHECK(now == 11);
+  OK(machnet_stream_read(here, answer, 20, PATIENCE_MS, &now));
+  CHECK(now == 0);
+  OK(machnet_stream_reset(here));
+  machnet_stream_close(here);
+}
+
 static void *wait_for_the_end(void *flow) {
   machnet_message_t *message = NULL;
   CHECK(machnet_flow_recv_loan(flow, PATIENCE_MS, &message) == MACHNET_STATUS_CLOSED);
@@ -327,6 +379,7 @@ static void checks(const char *remote, uint16_t port) {
   check_channel_mode(channel, remote, port);
   check_pending(channel, remote, port);
   check_listener(channel, text);
+  check_stream(channel, text);
   OK(machnet_channel_shutdown(channel));
   CHECK(machnet_flow_connect(channel, NULL, remote, port, PATIENCE_MS, &flow) == MACHNET_STATUS_CLOSED);
   OK(machnet_channel_close(channel));

@@ -94,6 +94,7 @@ static void handles(void) {
   machnet_loan_t *loan = NULL;
   machnet_flow_stats_t stats;
   machnet_cancel_t *cancel = NULL;
+  machnet_stream_t *stream = NULL;
   machnet_message_t *messages[1];
   size_t many = 0;
   MachnetFlow_t no_flow = {0, 0, 0, 0};
@@ -141,6 +142,18 @@ static void handles(void) {
   INVALID(machnet_cancel_trigger(NULL));
   CHECK(machnet_cancel_scope(NULL) == MACHNET_STATUS_OK);
   machnet_cancel_free(NULL);
+  INVALID(machnet_stream_open(NULL, &stream));
+  INVALID(machnet_stream_read(NULL, messages, 1, 0, &many));
+  INVALID(machnet_stream_try_read(NULL, messages, 1, &many));
+  INVALID(machnet_stream_write(NULL, "x", 1, 0, &many));
+  INVALID(machnet_stream_try_write(NULL, "x", 1, &many));
+  INVALID(machnet_stream_end(NULL, 0));
+  INVALID(machnet_stream_try_end(NULL));
+  INVALID(machnet_stream_peer_address(NULL, &address));
+  INVALID(machnet_stream_local_address(NULL, &address));
+  INVALID(machnet_stream_stats(NULL, &stats));
+  INVALID(machnet_stream_reset(NULL));
+  machnet_stream_close(NULL);
   INVALID(machnet_channel_flow_stats(NULL, no_flow, &stats));
   INVALID(machnet_flow_shutdown(NULL));
   INVALID(machnet_flow_close_wait(NULL, 0));

@@ -259,6 +259,30 @@ impl Flow {
         TxLoan::new(Lent { shared: Arc::clone(&self.shared), id: self.id }, room)
     }
 
+    /// Waits until a receive would be answered, with a message or an error. Another thread may take it first.
+    ///
+    /// # Errors
+    /// [`Error::TimedOut`], [`Error::Cancelled`], [`Error::Forked`].
+    pub fn wait_to_recv<'a>(&self, wait: impl Into<Wait<'a>>) -> Result<()> {
+        let source = Source::Flow(self.id);
+        self.shared.wait(wait, self.receive(), |core| Ok(core.can_recv(source).then_some(())))
+    }
+
+    /// Waits until a send of `len` bytes would be answered, with success or an error. Another thread may take the room first.
+    ///
+    /// # Errors
+    /// As for [`Self::wait_to_recv`].
+    pub fn wait_to_send<'a>(&self, len: usize, wait: impl Into<Wait<'a>>) -> Result<()> {
+        let interest = Interest::Send(self.id, len);
+        self.shared.wait(wait, interest, |core| Ok(core.can_send(self.id, len, 0).then_some(())))
+    }
+
+    /// Whether the peer closed in order, so that nothing more comes behind what is queued.
+    pub fn is_closed_by_peer(&self) -> bool {
+        let looked = self.shared.with(|core| core.look(self.id));
+        looked.is_ok_and(|look| look.end == Some(End::Closed))
+    }
+
     /// The peer: of a connected flow the listener it reached, of an accepted one where it came from.
     pub fn peer_addr(&self) -> SocketAddr {
         self.peer
