@@ -1,5 +1,7 @@
 //! Attach to a Machnet sidecar over shared memory and exchange whole messages.
 
+#[cfg(feature = "tokio")]
+pub mod aio;
 mod attach;
 mod attachment;
 mod channel;

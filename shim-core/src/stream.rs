@@ -184,6 +184,11 @@ impl Stream {
         Ok(sent.map(|()| count))
     }
 
+    /// Length of the message that the next write of `len` bytes makes.
+    pub(crate) fn message_len(&self, len: usize) -> usize {
+        1 + len.min(self.largest_chunk())
+    }
+
     fn largest_chunk(&self) -> usize {
         self.flow.max_message().min(LARGEST_MESSAGE) - 1
     }
@@ -194,7 +199,7 @@ impl Stream {
     /// As for [`Self::try_write`], [`Error::TimedOut`] and [`Error::Cancelled`]: then nothing was written.
     pub fn write_with<'a>(&self, bytes: &[u8], wait: impl Into<Wait<'a>>) -> Result<usize> {
         let wait = wait.into();
-        let message = 1 + bytes.len().min(self.largest_chunk());
+        let message = self.message_len(bytes.len());
         loop {
             if let Some(count) = self.try_write(bytes)? {
                 return Ok(count);

@@ -8,6 +8,8 @@ use crate::message::{Message, TxLoan};
 use crate::stats::FlowStats;
 use std::net::SocketAddr;
 use std::sync::Arc;
+#[cfg(feature = "tokio")]
+use std::task::{Context, Poll};
 use std::time::Duration;
 
 /// One connection. It carries whole messages, in order, both ways. Dropped, it closes in order.
@@ -281,6 +283,48 @@ impl Flow {
     pub fn is_closed_by_peer(&self) -> bool {
         let looked = self.shared.with(|core| core.look(self.id));
         looked.is_ok_and(|look| look.end == Some(End::Closed))
+    }
+
+    /// What a task waits with.
+    #[cfg(feature = "tokio")]
+    pub(crate) fn registration(&self) -> super::Registration {
+        super::Registration::new(&self.shared)
+    }
+
+    #[cfg(feature = "tokio")]
+    pub(crate) fn poll_recv(
+        &self,
+        task: &mut super::Registration,
+        context: &mut Context<'_>,
+    ) -> Poll<Result<Message>> {
+        task.poll(context, self.receive(), |core| core.try_recv(self.id))
+    }
+
+    #[cfg(feature = "tokio")]
+    pub(crate) fn poll_send(
+        &self,
+        task: &mut super::Registration,
+        context: &mut Context<'_>,
+        parts: &[&[u8]],
+    ) -> Poll<Result<()>> {
+        let length = parts.iter().map(|part| part.len()).sum();
+        task.poll(context, Interest::Send(self.id, length), |core| {
+            let outcome = core.try_send_parts(self.id, parts);
+            core.ring_after_send();
+            would_block(outcome)
+        })
+    }
+
+    /// Readiness to receive or, with a length, to send so much.
+    #[cfg(feature = "tokio")]
+    pub(crate) fn poll_ready(
+        &self,
+        task: &mut super::Registration,
+        context: &mut Context<'_>,
+        send: Option<usize>,
+    ) -> Poll<Result<()>> {
+        let interest = send.map_or(self.receive(), |length| Interest::Send(self.id, length));
+        task.poll(context, interest, |core| Ok(interest.is_met(core).then_some(())))
     }
 
     /// The peer: of a connected flow the listener it reached, of an accepted one where it came from.

@@ -6,6 +6,8 @@ use crate::channel::Wants;
 use crate::error::Result;
 use std::net::SocketAddr;
 use std::sync::Arc;
+#[cfg(feature = "tokio")]
+use std::task::{Context, Poll};
 use std::time::Duration;
 
 /// Waits for flows. Dropped, it stops listening; flows it handed out live on.
@@ -61,6 +63,22 @@ impl Listener {
     pub fn try_accept(&self) -> Result<Option<Flow>> {
         let id = self.shared.attempt(Wants::Accept(self.number), |core| core.try_accept(self.number))?;
         id.map(|id| Flow::new(&self.shared, id)).transpose()
+    }
+
+    #[cfg(feature = "tokio")]
+    pub(crate) fn registration(&self) -> super::Registration {
+        super::Registration::new(&self.shared)
+    }
+
+    #[cfg(feature = "tokio")]
+    pub(crate) fn poll_accept(
+        &self,
+        task: &mut super::Registration,
+        context: &mut Context<'_>,
+    ) -> Poll<Result<Flow>> {
+        let interest = Interest::Accept(self.number);
+        let id = std::task::ready!(task.poll(context, interest, |core| core.try_accept(self.number)))?;
+        Poll::Ready(Flow::new(&self.shared, id))
     }
 
     /// Where it listens, the port filled in.
@@ -122,6 +140,23 @@ impl PendingConnect {
             .shared
             .attempt(Wants::Connect(self.request), |core| core.try_finish_connect(self.request))?;
         id.map(|id| Flow::new(&self.shared, id)).transpose()
+    }
+
+    #[cfg(feature = "tokio")]
+    pub(crate) fn registration(&self) -> super::Registration {
+        super::Registration::new(&self.shared)
+    }
+
+    #[cfg(feature = "tokio")]
+    pub(crate) fn poll_finish(
+        &self,
+        task: &mut super::Registration,
+        context: &mut Context<'_>,
+    ) -> Poll<Result<Flow>> {
+        let interest = Interest::Connect(self.request);
+        let call = |core: &mut crate::channel::Core| core.try_finish_connect(self.request);
+        let id = std::task::ready!(task.poll(context, interest, call))?;
+        Poll::Ready(Flow::new(&self.shared, id))
     }
 
     /// Waits for the outcome. It, or the error, comes once; after a timeout or a cancel it may be asked for again.

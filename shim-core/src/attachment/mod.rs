@@ -4,11 +4,15 @@ mod cancel;
 mod flow;
 mod listener;
 mod shared;
+#[cfg(feature = "tokio")]
+mod wakers;
 
 pub use cancel::{Canceller, Wait};
 pub use flow::Flow;
 pub(crate) use flow::Lent;
 pub use listener::{Listener, PendingConnect};
+#[cfg(feature = "tokio")]
+pub(crate) use wakers::{Registration, TaskDriver};
 
 use crate::channel::{Channel, ChannelInfo, Core, Ends, FlowId, Source, Wants};
 use crate::error::{Error, Result, would_block};

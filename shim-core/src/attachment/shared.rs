@@ -33,11 +33,14 @@ pub(super) enum Interest {
     End(FlowId),
     /// The end of all flows.
     AllEnds,
+    /// Nothing of its own: a task that drives for others.
+    #[cfg(feature = "tokio")]
+    Nothing,
 }
 
 impl Interest {
     /// Whether a call that waits for this would be answered now.
-    fn is_met(self, core: &mut Core) -> bool {
+    pub(super) fn is_met(self, core: &mut Core) -> bool {
         match self {
             Self::Receive(from) => core.can_recv(from),
             Self::Send(flow, length) => core.can_send(flow, length, 0),
@@ -47,16 +50,26 @@ impl Interest {
             Self::Slot => core.has_slot(),
             Self::End(flow) => core.has_ended(flow),
             Self::AllEnds => core.all_ended(),
+            #[cfg(feature = "tokio")]
+            Self::Nothing => false,
         }
     }
 }
 
 #[derive(Debug)]
-struct Driver {
+pub(super) struct Driver {
     interest: Interest,
     /// In the system call, so that only the doorbell or a nudge wakes it.
     asleep: bool,
     cancel: Option<CancelFlag>,
+}
+
+#[cfg(feature = "tokio")]
+impl Driver {
+    /// A task: it waits for nothing of its own, and another thread never has to wake it.
+    pub(super) fn of_tasks() -> Self {
+        Self { interest: Interest::Nothing, asleep: false, cancel: None }
+    }
 }
 
 #[derive(Debug)]
@@ -73,9 +86,12 @@ struct Waiter {
 #[derive(Debug)]
 pub(super) struct State {
     pub(super) core: Core,
-    driver: Option<Driver>,
+    pub(super) driver: Option<Driver>,
     waiters: Vec<Waiter>,
-    next_number: u64,
+    /// Tasks that wait. While there are any there is a driver.
+    #[cfg(feature = "tokio")]
+    pub(super) tasks: Vec<super::wakers::Waiting>,
+    pub(super) next_number: u64,
 }
 
 /// A channel shared by all handles of an attachment.
@@ -102,7 +118,14 @@ impl Shared {
             generation: core.generation(),
             bell: Arc::clone(core.bell()),
             unlistener: control.unlistener(),
-            state: Mutex::new(State { core, driver: None, waiters: Vec::new(), next_number: 0 }),
+            state: Mutex::new(State {
+                core,
+                driver: None,
+                waiters: Vec::new(),
+                #[cfg(feature = "tokio")]
+                tasks: Vec::new(),
+                next_number: 0,
+            }),
             control: Mutex::new(control),
             info,
             wait_policy,
@@ -135,6 +158,24 @@ impl Shared {
         outcome
     }
 
+    /// One call on all that the lock protects.
+    #[cfg(feature = "tokio")]
+    pub(super) fn with_state<T>(&self, call: impl FnOnce(&mut State) -> Result<T>) -> Result<T> {
+        self.check_process()?;
+        let mut state = self.lock();
+        let outcome = call(&mut state);
+        self.settle(&mut state);
+        outcome
+    }
+
+    /// Calls a thread to drive, if there is nobody who does.
+    #[cfg(feature = "tokio")]
+    pub(super) fn name_successor(&self) {
+        if self.check_process().is_ok() {
+            name_successor(&mut self.lock());
+        }
+    }
+
     /// A call that does not wait, as event mode wants it.
     #[inline]
     pub(super) fn attempt<T>(
@@ -158,6 +199,8 @@ impl Shared {
         if !state.core.take_changed() {
             return;
         }
+        #[cfg(feature = "tokio")]
+        state.wake_tasks();
         for waiter in state.waiters.iter_mut().filter(|waiter| !waiter.called) {
             if waiter.interest.is_met(&mut state.core) {
                 waiter.called = true;
