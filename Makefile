@@ -14,6 +14,7 @@ MACHNET ?=
 # Further arguments, for example: make demo ARGS='--json', make test ARGS='fmt clippy'.
 ARGS ?=
 
+version := $(shell sed -n 's/^version = "\(.*\)"$$/\1/p' Cargo.toml | head -1)
 release_dir := $(or $(CARGO_TARGET_DIR),target)/release
 
 .PHONY: help demo build test bench doc install uninstall clean need-cargo
@@ -57,17 +58,25 @@ doc: need-cargo
 # Root need not have cargo: `make build && sudo make install`.
 install:
 	@[ -x $(release_dir)/machnet ] && [ -e $(release_dir)/libmachnet.so ] || { echo 'Run "make build" first.' >&2; exit 1; }
-	install -d $(DESTDIR)$(PREFIX)/bin $(DESTDIR)$(PREFIX)/lib $(DESTDIR)$(PREFIX)/include
+	install -d $(DESTDIR)$(PREFIX)/bin $(DESTDIR)$(PREFIX)/lib/pkgconfig $(DESTDIR)$(PREFIX)/lib/cmake/machnet $(DESTDIR)$(PREFIX)/include
 	install -m 0755 $(release_dir)/machnet $(DESTDIR)$(PREFIX)/bin/machnet
-	install -m 0755 $(release_dir)/libmachnet.so $(DESTDIR)$(PREFIX)/lib/libmachnet.so
+	install -m 0755 $(release_dir)/libmachnet.so $(DESTDIR)$(PREFIX)/lib/libmachnet.so.$(version)
+	ln -sf libmachnet.so.$(version) $(DESTDIR)$(PREFIX)/lib/libmachnet.so.0
+	ln -sf libmachnet.so.0 $(DESTDIR)$(PREFIX)/lib/libmachnet.so
 	install -m 0644 $(release_dir)/libmachnet.a $(DESTDIR)$(PREFIX)/lib/libmachnet.a
 	ln -sf libmachnet.so $(DESTDIR)$(PREFIX)/lib/libmachnet_shim.so
 	ln -sf libmachnet.a $(DESTDIR)$(PREFIX)/lib/libmachnet_shim.a
 	install -m 0644 ffi/include/*.h $(DESTDIR)$(PREFIX)/include/
+	sed 's/@VERSION@/$(version)/' ffi/package/machnet.pc.in > $(DESTDIR)$(PREFIX)/lib/pkgconfig/machnet.pc
+	sed 's/@VERSION@/$(version)/' ffi/package/machnet-config-version.cmake.in > $(DESTDIR)$(PREFIX)/lib/cmake/machnet/machnet-config-version.cmake
+	install -m 0644 ffi/package/machnet-config.cmake $(DESTDIR)$(PREFIX)/lib/cmake/machnet/
+	chmod 0644 $(DESTDIR)$(PREFIX)/lib/pkgconfig/machnet.pc $(DESTDIR)$(PREFIX)/lib/cmake/machnet/machnet-config-version.cmake
 
 uninstall:
 	rm -f $(DESTDIR)$(PREFIX)/bin/machnet
 	rm -f $(foreach name,machnet machnet_shim,$(foreach kind,so a,$(DESTDIR)$(PREFIX)/lib/lib$(name).$(kind)))
+	rm -f $(DESTDIR)$(PREFIX)/lib/libmachnet.so.0 $(DESTDIR)$(PREFIX)/lib/libmachnet.so.$(version) $(DESTDIR)$(PREFIX)/lib/pkgconfig/machnet.pc
+	rm -f $(DESTDIR)$(PREFIX)/lib/cmake/machnet/machnet-config.cmake $(DESTDIR)$(PREFIX)/lib/cmake/machnet/machnet-config-version.cmake
 	cd ffi/include && for header in *.h; do rm -f "$(DESTDIR)$(PREFIX)/include/$$header"; done
 
 clean:

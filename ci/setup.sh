@@ -9,7 +9,9 @@ cd "$(dirname "$0")/.."
 . ci/common.sh
 
 # command:package, for Debian and Ubuntu.
-needs=(cc:gcc c++:g++ make:make git:git valgrind:valgrind)
+needs=(cc:gcc c++:g++ make:make git:git pkg-config:pkg-config cmake:cmake valgrind:valgrind)
+# Wanted, but no reason to fail: what needs it is skipped aloud.
+wishes=(abidiff:abigail-tools)
 
 missing_commands=() missing_packages=()
 for need in "${needs[@]}"; do
@@ -46,6 +48,12 @@ if [ ${#missing_packages[@]} -gt 0 ]; then
         exit 1
     fi
 fi
+
+for wish in "${wishes[@]}"; do
+    if ! command -v "${wish%%:*}" >/dev/null 2>&1; then
+        install_packages "${wish##*:}" || echo "could not install ${wish##*:}; what needs ${wish%%:*} will be skipped"
+    fi
+done
 
 if ! command -v cargo >/dev/null 2>&1; then
     echo "cargo is missing; install it with rustup: https://rustup.rs" >&2

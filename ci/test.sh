@@ -88,10 +88,15 @@ step_release() {
     [ "${target_dir#/}" != "$target_dir" ] && root="$target_dir/install-root"
     rm -rf "$root"
     make --no-print-directory install DESTDIR="$root" || return 1
-    for file in bin/machnet lib/libmachnet.so lib/libmachnet.a include/machnet.h; do
+    for file in bin/machnet lib/libmachnet.so lib/libmachnet.so.0 lib/libmachnet.a include/machnet.h lib/pkgconfig/machnet.pc; do
         [ -s "$root/usr/local/$file" ] || { echo "make install did not install $file" && return 1; }
     done
     "$root/usr/local/bin/machnet" --version || return 1
+    ci/c-package.sh "$root/usr/local" || return 1
+    ci/abi.sh || return 1
+    for file in abidiff pkg-config cmake; do
+        command -v "$file" >/dev/null 2>&1 || also_skipped "release: what needs $file, which is not installed; ci/setup.sh says why"
+    done
     make --no-print-directory uninstall DESTDIR="$root" || return 1
     [ -z "$(find "$root" ! -type d)" ] || { find "$root" ! -type d && echo "make uninstall left these" && return 1; }
 }

@@ -10,6 +10,7 @@ release) cargo build --quiet --release -p machnet-ffi ;;
 *) echo "ffi/build.sh: profile is debug or release, not '$profile'" >&2; exit 2 ;;
 esac
 folder=${CARGO_TARGET_DIR:-$PWD/target}/$profile
+ln -sf libmachnet.so "$folder/libmachnet.so.0"
 ln -sf libmachnet.so "$folder/libmachnet_shim.so"
 ln -sf libmachnet.a "$folder/libmachnet_shim.a"
 echo "$folder"

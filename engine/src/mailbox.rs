@@ -3,6 +3,7 @@
 use crate::status::EngineStatus;
 use crate::tenant::Tenant;
 use crossbeam_queue::SegQueue;
+use machnet_client::FlowStats;
 use machnet_client::shm::ring::PeerFault;
 use machnet_client::socket;
 use std::fmt;
@@ -46,6 +47,15 @@ pub enum Command {
         /// To be repeated in the answer.
         token: u64,
     },
+    /// What does the engine know of a flow? Answered by [`Notice::FlowStats`].
+    FlowStats {
+        /// The channel.
+        channel: u64,
+        /// The application's number for its request, to be repeated in the answer.
+        request: u32,
+        /// What the application calls the flow.
+        flow: u32,
+    },
     /// Close all flows and end.
     Shutdown {
         /// Flows that are not closed after so long are reset.
@@ -74,6 +84,15 @@ pub enum Notice {
     ShuttingDown,
     /// The controller ends.
     Stop,
+    /// What an engine knows of a flow.
+    FlowStats {
+        /// The channel.
+        channel: u64,
+        /// From the request.
+        request: u32,
+        /// The answer; nothing if the channel has no such flow.
+        stats: Option<Box<FlowStats>>,
+    },
     /// What an engine does.
     Status {
         /// From the request.

@@ -56,6 +56,7 @@ pub struct ChannelStatus {
 
 /// One flow.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default)]
 pub struct FlowStatus {
     /// Its name on its channel.
     pub id: u32,
@@ -73,14 +74,22 @@ pub struct FlowStatus {
     pub min_rtt_ns: u64,
     /// Messages taken from the application.
     pub messages_sent: u64,
+    /// Bytes of those.
+    pub bytes_sent: u64,
     /// Messages of those that the peer has.
     pub messages_acknowledged: u64,
+    /// Bytes of those.
+    pub bytes_acknowledged: u64,
     /// Messages delivered to the application.
     pub messages_delivered: u64,
+    /// Bytes of those.
+    pub bytes_delivered: u64,
     /// Segments sent again.
     pub retransmissions: u64,
     /// UDP payload size in bytes proved for the path.
     pub datagram_size: u32,
     /// Congestion window in bytes.
     pub congestion_window: u64,
+    /// UDP payload bytes on their way.
+    pub bytes_in_flight: u64,
 }

@@ -71,6 +71,8 @@ fn the_texts_in_the_troubleshooting_page_are_those_of_the_library() {
         Error::InvalidArgument { what: "what".to_owned() },
         Error::TooManyFlows,
         Error::SidecarBroken(machnet_client::shm::ring::PeerFault::Kind),
+        Error::Cancelled,
+        Error::NotAStream,
     ];
     for error in errors {
         let (code, name) = Error::CODES[usize::try_from(error.code()).expect("codes are positive") - 1];

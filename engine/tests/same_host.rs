@@ -29,6 +29,20 @@ fn messages_of_every_size_go_round_between_two_applications() {
 }
 
 #[test]
+fn a_flow_that_was_accepted_outlives_its_listener() {
+    let sidecar = TestSidecar::start("127.0.0.1", |_| {});
+    let (server, client) = (sidecar.attach(), sidecar.attach());
+    for round in 0..200 {
+        let listener = server.listen("0.0.0.0:0", 8).unwrap();
+        let flow = client.connect(listener.local_addr()).unwrap();
+        let accepted = listener.accept_timeout(PATIENCE).unwrap();
+        drop(listener); // Says so on the socket, while the accept is still in the ring.
+        accepted.send_timeout(b"alive", PATIENCE).unwrap();
+        assert_eq!(&*flow.recv_timeout(PATIENCE).unwrap(), b"alive", "round {round}");
+    }
+}
+
+#[test]
 fn a_channel_connects_to_its_own_listener() {
     let sidecar = TestSidecar::start("127.0.0.1", |_| {});
     let app = sidecar.attach();

@@ -145,6 +145,14 @@ enum machnet_status
    */
   MACHNET_STATUS_IO = 27,
   /**
+   * Another thread ended the wait with `machnet_cancel_trigger`.
+   */
+  MACHNET_STATUS_CANCELLED = 28,
+  /**
+   * The flow is a stream here, and something else to the peer.
+   */
+  MACHNET_STATUS_NOT_A_STREAM = 29,
+  /**
    * A defect of this library, stopped at its boundary. Please report it.
    */
   MACHNET_STATUS_INTERNAL = 1000,
@@ -156,6 +164,11 @@ typedef enum machnet_status machnet_status;
 typedef int32_t machnet_status;
 #endif // __STDC_VERSION__ >= 202311L
 #endif // __cplusplus
+
+/**
+ * Ends waits from another thread.
+ */
+typedef struct machnet_cancel_t machnet_cancel_t;
 
 /**
  * A channel: the attachment to a sidecar. From `machnet_attach_with` or `machnet_attach`.
@@ -186,6 +199,11 @@ typedef struct machnet_message_t machnet_message_t;
  * A connect under way.
  */
 typedef struct machnet_pending_t machnet_pending_t;
+
+/**
+ * A byte stream, both ways.
+ */
+typedef struct machnet_stream_t machnet_stream_t;
 
 /**
  * What can be chosen at attach. Fill it with `machnet_attach_options_init` first, then change what matters.
@@ -325,6 +343,90 @@ typedef struct {
   uint32_t flow_credit;
 } machnet_channel_info_t;
 
+/**
+ * What the sidecar knew of a flow when it was asked. Set `struct_size` before asking. Messages and bytes count from the opening
+ * of the flow and stay after its end; what belongs to the network path is 0 for a flow between two programs of one host, and 0
+ * once the flow has ended.
+ */
+typedef struct {
+  /**
+   * `sizeof` this struct in the program: so much is written.
+   */
+  size_t struct_size;
+  /**
+   * Smoothed round-trip time between the two sidecars in nanoseconds, 0 before the first sample.
+   */
+  uint64_t smoothed_rtt_ns;
+  /**
+   * Least round-trip time of the last 10 to 20 seconds in nanoseconds, 0 before the first sample.
+   */
+  uint64_t min_rtt_ns;
+  /**
+   * Messages taken from this program.
+   */
+  uint64_t messages_sent;
+  /**
+   * Bytes of those.
+   */
+  uint64_t bytes_sent;
+  /**
+   * Messages of those that the peer's sidecar has whole, or that the program on the same host was given.
+   */
+  uint64_t messages_acknowledged;
+  /**
+   * Bytes of those.
+   */
+  uint64_t bytes_acknowledged;
+  /**
+   * Messages put into this program's memory, read or not.
+   */
+  uint64_t messages_received;
+  /**
+   * Bytes of those.
+   */
+  uint64_t bytes_received;
+  /**
+   * Segments sent again.
+   */
+  uint64_t retransmissions;
+  /**
+   * Datagrams sent, whatever they carried.
+   */
+  uint64_t datagrams_sent;
+  /**
+   * Datagrams received.
+   */
+  uint64_t datagrams_received;
+  /**
+   * UDP payload bytes sent: headers, acknowledgements and repeats included.
+   */
+  uint64_t wire_bytes_sent;
+  /**
+   * UDP payload bytes received.
+   */
+  uint64_t wire_bytes_received;
+  /**
+   * Congestion window in bytes.
+   */
+  uint64_t congestion_window_bytes;
+  /**
+   * UDP payload bytes sent and neither acknowledged nor given up.
+   */
+  uint64_t bytes_in_flight;
+  /**
+   * Largest UDP payload in bytes that was proved to reach the peer.
+   */
+  uint64_t path_datagram_bytes;
+  /**
+   * 1 if the peer is a program of the same host, so that no packet is made; else 0.
+   */
+  uint32_t local;
+  /**
+   * 0.
+   */
+  uint32_t reserved;
+} machnet_flow_stats_t;
+
 #ifdef __cplusplus
 extern "C" {
 #endif // __cplusplus
@@ -343,6 +445,12 @@ const char *machnet_version_string(void);
  * One sentence about a status; lives for ever, also for a number that is none. Thread-safe.
  */
 const char *machnet_strerror(int32_t code);
+
+/**
+ * The name of a status, such as "NoSidecar"; "Ok" for 0 and "Unknown" for a number that is none. The same in every language, and
+ * lives for ever. Thread-safe.
+ */
+const char *machnet_error_name(int32_t code);
 
 /**
  * The reason of this thread's last failed call, with names, addresses and numbers. Valid until the thread's next failed call
@@ -379,6 +487,12 @@ int32_t machnet_attach_with(const machnet_attach_options_t *options,
  * Returns 0; or the reason why some of what was sent may be lost. The channel is gone in every case.
  */
 int32_t machnet_channel_close(machnet_channel_t *channel);
+
+/**
+ * As `machnet_channel_close`, and keeps the handle, for programs in which other threads may still use it: all calls on the channel answer
+ * MACHNET_STATUS_CLOSED from now on. The handle must still be ended with `machnet_channel_close`. Thread-safe.
+ */
+int32_t machnet_channel_shutdown(const machnet_channel_t *channel);
 
 /**
  * Tells what the channel is. Set `info->struct_size` to `sizeof *info` before. Thread-safe.
@@ -515,6 +629,14 @@ int32_t machnet_flow_start_connect(const machnet_channel_t *channel,
 int32_t machnet_pending_try_finish(const machnet_pending_t *pending, machnet_flow_handle_t **flow);
 
 /**
+ * As `machnet_pending_try_finish`, but waits at most `timeout_ms` milliseconds (negative: for ever): MACHNET_STATUS_TIMED_OUT if the
+ * outcome is not there by then; it can be asked for again. Thread-safe.
+ */
+int32_t machnet_pending_finish(const machnet_pending_t *pending,
+                               int32_t timeout_ms,
+                               machnet_flow_handle_t **flow);
+
+/**
  * Forgets a connect, finished or not; a flow that comes of it later is closed. NULL is ignored. Consumes the handle.
  */
 void machnet_pending_drop(machnet_pending_t *pending);
@@ -535,18 +657,6 @@ int32_t machnet_flow_send(const machnet_flow_handle_t *flow,
  * As `machnet_flow_send`, without waiting: MACHNET_STATUS_WOULD_BLOCK if there is no credit now. Thread-safe.
  */
 int32_t machnet_flow_try_send(const machnet_flow_handle_t *flow, const void *buf, size_t len);
-
-/**
- * Sends up to `count` messages in order, each piece of `messages` being one, as many as there is credit for, without waiting.
- * At most 256 a call. Thread-safe.
- *
- * Returns 0 and how many were accepted in `*sent`, at least 1; MACHNET_STATUS_WOULD_BLOCK if none could be; or as
- * `machnet_flow_try_send`, and then none was sent.
- */
-int32_t machnet_flow_try_send_many(const machnet_flow_handle_t *flow,
-                                   const MachnetIovec_t *messages,
-                                   size_t count,
-                                   size_t *sent);
 
 /**
  * Receives the next message into a buffer of `capacity` bytes; waits at most `timeout_ms` milliseconds (negative: for ever).
@@ -583,17 +693,6 @@ int32_t machnet_flow_recv_loan(const machnet_flow_handle_t *flow,
 int32_t machnet_flow_try_recv_loan(const machnet_flow_handle_t *flow, machnet_message_t **message);
 
 /**
- * Lends up to `most` messages that are there, in order, without waiting. At most 256 a call. Thread-safe.
- *
- * Returns 0 and how many in `*count`, at least 1, each in its place of `messages` and each to be released; else as
- * `machnet_flow_try_recv_loan`.
- */
-int32_t machnet_flow_try_recv_many(const machnet_flow_handle_t *flow,
-                                   machnet_message_t **messages,
-                                   size_t most,
-                                   size_t *count);
-
-/**
  * Lends room to write a message of `len` bytes where it will be sent from, without waiting. Thread-safe.
  *
  * Returns 0 and `*loan`, to be filled through `machnet_loan_data` and ended with `machnet_loan_send` or `machnet_loan_drop`;
@@ -603,6 +702,14 @@ int32_t machnet_flow_try_recv_many(const machnet_flow_handle_t *flow,
 int32_t machnet_flow_try_lend(const machnet_flow_handle_t *flow,
                               size_t len,
                               machnet_loan_t **loan);
+
+/**
+ * As `machnet_flow_try_lend`; waits at most `timeout_ms` milliseconds (negative: for ever) for room and credit. Thread-safe.
+ */
+int32_t machnet_flow_lend(const machnet_flow_handle_t *flow,
+                          size_t len,
+                          int32_t timeout_ms,
+                          machnet_loan_t **loan);
 
 /**
  * The peer's address and port. Thread-safe.
@@ -638,6 +745,22 @@ uint32_t machnet_flow_unacknowledged(const machnet_flow_handle_t *flow);
 int32_t machnet_flow_shutdown(const machnet_flow_handle_t *flow);
 
 /**
+ * As `machnet_flow_shutdown`, and waits at most `timeout_ms` milliseconds (negative: for ever) until the peer's sidecar has
+ * everything. Keeps the handle. Thread-safe.
+ *
+ * Returns as `machnet_flow_close_wait`.
+ */
+int32_t machnet_flow_shutdown_wait(const machnet_flow_handle_t *flow,
+                                   int32_t timeout_ms);
+
+/**
+ * Ends the flow at once and keeps the handle; what the peer's sidecar has not acknowledged may be lost. Thread-safe.
+ *
+ * Returns 0; or MACHNET_STATUS_ENGINE_LOST, FORKED or INVALID_ARGUMENT.
+ */
+int32_t machnet_flow_reset(const machnet_flow_handle_t *flow);
+
+/**
  * Closes the flow in order behind the last message sent, and returns at once. NULL is ignored. Consumes the handle, whatever it
  * returns: no other call may use it meanwhile or later.
  *
@@ -659,6 +782,55 @@ int32_t machnet_flow_close_wait(machnet_flow_handle_t *flow,
  * Ends the flow at once; what the peer's sidecar has not acknowledged may be lost. NULL is ignored. Consumes the handle.
  */
 void machnet_flow_abort(machnet_flow_handle_t *flow);
+
+/**
+ * Sends up to `count` messages in order, each piece of `messages` being one, as many as there is credit for, without waiting.
+ * At most 256 a call. Thread-safe.
+ *
+ * Returns 0 and how many were accepted in `*sent`, at least 1; MACHNET_STATUS_WOULD_BLOCK if none could be; or as
+ * `machnet_flow_try_send`, and then none was sent.
+ */
+int32_t machnet_flow_try_send_many(const machnet_flow_handle_t *flow,
+                                   const MachnetIovec_t *messages,
+                                   size_t count,
+                                   size_t *sent);
+
+/**
+ * Sends `count` messages in order, each piece of `messages` being one; waits at most `timeout_ms` milliseconds (negative: for
+ * ever) for credit. At most 256 a call. Thread-safe.
+ *
+ * Returns 0 and how many were accepted in `*sent`: all of them, or fewer if the time passed or the flow ended behind the first; or as
+ * `machnet_flow_send`, and then none was sent.
+ */
+int32_t machnet_flow_send_many(const machnet_flow_handle_t *flow,
+                               const MachnetIovec_t *messages,
+                               size_t count,
+                               int32_t timeout_ms,
+                               size_t *sent);
+
+/**
+ * Lends up to `most` messages that are there, in order, without waiting. At most 256 a call. Thread-safe.
+ *
+ * Returns 0 and how many in `*count`, at least 1, each in its place of `messages` and each to be released; else as
+ * `machnet_flow_try_recv_loan`.
+ */
+int32_t machnet_flow_try_recv_many(const machnet_flow_handle_t *flow,
+                                   machnet_message_t **messages,
+                                   size_t most,
+                                   size_t *count);
+
+/**
+ * Waits at most `timeout_ms` milliseconds (negative: for ever) for a message, and lends it and those behind it that are there, up to
+ * `most`. At most 256 a call. Thread-safe.
+ *
+ * Returns 0 and how many in `*count`, at least 1, each in its place of `messages` and each to be released; else as
+ * `machnet_flow_recv_loan`.
+ */
+int32_t machnet_flow_recv_many(const machnet_flow_handle_t *flow,
+                               machnet_message_t **messages,
+                               size_t most,
+                               int32_t timeout_ms,
+                               size_t *count);
 
 /**
  * The message's first byte, valid until the message is released. NULL only for NULL. Thread-safe.
@@ -693,6 +865,144 @@ int32_t machnet_loan_send(machnet_loan_t *loan);
  * Gives the room back unsent. NULL is ignored. Consumes the handle.
  */
 void machnet_loan_drop(machnet_loan_t *loan);
+
+/**
+ * Makes what ends waits on this channel from another thread. It does not keep the channel open. Thread-safe.
+ *
+ * Returns 0 and `*cancel`, to be ended with `machnet_cancel_free`; or MACHNET_STATUS_INVALID_ARGUMENT.
+ */
+int32_t machnet_cancel_new(const machnet_channel_t *channel, machnet_cancel_t **cancel);
+
+/**
+ * From now on, calls of this thread that wait end with MACHNET_STATUS_CANCELLED once `cancel` is triggered; NULL: no longer. Set it
+ * before a call and take it away after, on the same thread. Meanwhile the thread's calls that wait must be on the channel of
+ * `cancel`; they answer MACHNET_STATUS_INVALID_ARGUMENT on another one.
+ *
+ * Returns 0.
+ */
+int32_t machnet_cancel_scope(const machnet_cancel_t *cancel);
+
+/**
+ * Ends the waits of every thread in the scope of `cancel`, and those to come: it cannot be undone. What they waited for is not lost: a
+ * message stays for the next receive, and a message whose send was cancelled was not sent. Not for signal handlers. Thread-safe.
+ *
+ * Returns 0 or MACHNET_STATUS_INVALID_ARGUMENT.
+ */
+int32_t machnet_cancel_trigger(const machnet_cancel_t *cancel);
+
+/**
+ * Forgets a canceller; threads in its scope go on as they are. NULL is ignored. Consumes the handle: no other call may use it
+ * meanwhile or later.
+ */
+void machnet_cancel_free(machnet_cancel_t *cancel);
+
+/**
+ * What the sidecar knows of a flow. Set `stats->struct_size` to `sizeof *stats` before. A rare call: the sidecar is asked over its
+ * socket, which takes tens of microseconds. Thread-safe.
+ *
+ * Returns 0; or MACHNET_STATUS_UNKNOWN_FLOW if it is no more, VERSION from a sidecar that is too old to know, TIMED_OUT after 5 s,
+ * CLOSED, ENGINE_LOST, FORKED or INVALID_ARGUMENT.
+ */
+int32_t machnet_flow_stats(const machnet_flow_handle_t *flow,
+                           machnet_flow_stats_t *stats);
+
+/**
+ * As `machnet_flow_stats`, of a flow made by `machnet_connect` or accepted by `machnet_listen`. `flow` as for `machnet_send`: `src` is
+ * this side. Thread-safe.
+ */
+int32_t machnet_channel_flow_stats(const machnet_channel_t *channel,
+                                   MachnetFlow_t flow,
+                                   machnet_flow_stats_t *stats);
+
+/**
+ * Makes a byte stream of a flow of which nothing was received yet. The peer has to do the same: both ends agree on it, as they agree
+ * on a port. Consumes the flow's handle, whatever it returns. Thread-safe.
+ *
+ * Returns 0 and `*stream`, to be ended with `machnet_stream_close`; or MACHNET_STATUS_INVALID_ARGUMENT.
+ */
+int32_t machnet_stream_open(machnet_flow_handle_t *flow,
+                            machnet_stream_t **stream);
+
+/**
+ * The peer's address and port. Thread-safe.
+ *
+ * Returns 0 or MACHNET_STATUS_INVALID_ARGUMENT.
+ */
+int32_t machnet_stream_peer_address(const machnet_stream_t *stream, machnet_address_t *address);
+
+/**
+ * The address and port of this side. Thread-safe.
+ *
+ * Returns 0 or MACHNET_STATUS_INVALID_ARGUMENT.
+ */
+int32_t machnet_stream_local_address(const machnet_stream_t *stream, machnet_address_t *address);
+
+/**
+ * As `machnet_flow_stats`, of the flow under the stream. Thread-safe.
+ */
+int32_t machnet_stream_stats(const machnet_stream_t *stream, machnet_flow_stats_t *stats);
+
+/**
+ * Ends both directions at once and keeps the handle: the peer gets MACHNET_STATUS_RESET, not the end of the stream. Thread-safe.
+ *
+ * Returns 0; or MACHNET_STATUS_ENGINE_LOST, FORKED or INVALID_ARGUMENT.
+ */
+int32_t machnet_stream_reset(const machnet_stream_t *stream);
+
+/**
+ * Reads up to `capacity` bytes; waits at most `timeout_ms` milliseconds (negative: for ever) for the first. Thread-safe.
+ *
+ * Returns 0 and how many in `*len`, 0 being the end of the stream; or MACHNET_STATUS_TIMED_OUT, RESET, NOT_A_STREAM, CLOSED if this side
+ * closed the channel, CANCELLED, ENGINE_LOST, FORKED or INVALID_ARGUMENT, and then nothing was read.
+ */
+int32_t machnet_stream_read(const machnet_stream_t *stream,
+                            void *buf,
+                            size_t capacity,
+                            int32_t timeout_ms,
+                            size_t *len);
+
+/**
+ * As `machnet_stream_read`, without waiting: MACHNET_STATUS_WOULD_BLOCK if there are no bytes now. Thread-safe.
+ */
+int32_t machnet_stream_try_read(const machnet_stream_t *stream, void *buf, size_t capacity, size_t *len);
+
+/**
+ * Writes as many of `len` bytes as one message takes, at most 65,535; waits at most `timeout_ms` milliseconds (negative: for ever)
+ * for room. What is written goes at once. Call it again for the rest. Thread-safe.
+ *
+ * Returns 0 and how many in `*written`, at least 1; or MACHNET_STATUS_TIMED_OUT, CLOSED if the peer closed or this side ended writing,
+ * RESET, CANCELLED, ENGINE_LOST, FORKED, EMPTY_MESSAGE for 0 bytes, or INVALID_ARGUMENT, and then nothing was written.
+ */
+int32_t machnet_stream_write(const machnet_stream_t *stream,
+                             const void *buf,
+                             size_t len,
+                             int32_t timeout_ms,
+                             size_t *written);
+
+/**
+ * As `machnet_stream_write`, without waiting: MACHNET_STATUS_WOULD_BLOCK if there is no room now. Thread-safe.
+ */
+int32_t machnet_stream_try_write(const machnet_stream_t *stream, const void *buf, size_t len, size_t *written);
+
+/**
+ * Half-closes: the peer reads what was written and then the end of the stream, and this side reads on. Waits at most `timeout_ms`
+ * milliseconds (negative: for ever) for room to say so. Doing it again does nothing. Thread-safe.
+ *
+ * Returns 0; or MACHNET_STATUS_TIMED_OUT, RESET, CANCELLED, ENGINE_LOST, FORKED or INVALID_ARGUMENT.
+ */
+int32_t machnet_stream_end(const machnet_stream_t *stream,
+                           int32_t timeout_ms);
+
+/**
+ * As `machnet_stream_end`, without waiting: MACHNET_STATUS_WOULD_BLOCK if there is no room now. Thread-safe.
+ */
+int32_t machnet_stream_try_end(const machnet_stream_t *stream);
+
+/**
+ * Closes both directions in order behind what was written, and returns at once. NULL is ignored. Consumes the handle: no other call may
+ * use it meanwhile or later.
+ */
+void machnet_stream_close(machnet_stream_t *stream);
 
 /**
  * Asks whether a sidecar answers. Nothing has to be set up before `machnet_attach`. Thread-safe.

@@ -16,11 +16,12 @@ use machnet_client::{
     AttachOptions, Attachment, DoorbellKind, Error, Geometry, Listener, Result, WaitPolicy,
 };
 
-use crate::boundary::{self, borrowed, hand_out, invalid, place, status, take_back, timeout, value};
+use crate::boundary::{self, borrowed, hand_out, invalid, place, status, take_back, value};
+use crate::cancel::waiting;
 use crate::common::MachnetFlow_t;
 use crate::compat::{check_length, flow_of_arrival, known_flow};
 use crate::message::MessageHandle;
-use crate::status::{errno_of_code, text_of};
+use crate::status::{errno_of_code, name_of, text_of};
 
 /// Version of this header: `major << 16 | minor << 8 | patch`. Compare it with `machnet_version()` of the library.
 pub const MACHNET_VERSION: u32 = 0x00_01_00;
@@ -181,6 +182,13 @@ pub extern "C" fn machnet_strerror(code: i32) -> *const c_char {
     text_of(code).as_ptr()
 }
 
+/// The name of a status, such as "NoSidecar"; "Ok" for 0 and "Unknown" for a number that is none. The same in every language, and
+/// lives for ever. Thread-safe.
+#[unsafe(no_mangle)]
+pub extern "C" fn machnet_error_name(code: i32) -> *const c_char {
+    name_of(code).as_ptr()
+}
+
 /// The reason of this thread's last failed call, with names, addresses and numbers. Valid until the thread's next failed call
 /// or next `machnet_last_error`. Never NULL. Thread-safe.
 #[unsafe(no_mangle)]
@@ -255,6 +263,16 @@ pub unsafe extern "C" fn machnet_channel_close(channel: *mut ChannelHandle) -> i
     })
 }
 
+/// As `machnet_channel_close`, and keeps the handle, for programs in which other threads may still use it: all calls on the channel answer
+/// MACHNET_STATUS_CLOSED from now on. The handle must still be ended with `machnet_channel_close`. Thread-safe.
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn machnet_channel_shutdown(channel: *const ChannelHandle) -> i32 {
+    status(|| {
+        // SAFETY: a handle of ours or NULL.
+        unsafe { borrowed(channel, "channel is NULL") }?.attachment.close()
+    })
+}
+
 /// Tells what the channel is. Set `info->struct_size` to `sizeof *info` before. Thread-safe.
 ///
 /// Returns 0 or MACHNET_STATUS_INVALID_ARGUMENT.
@@ -316,7 +334,7 @@ pub unsafe extern "C" fn machnet_channel_recv_loan(
         let channel = unsafe { borrowed(channel, "channel is NULL") }?;
         // SAFETY: checked for NULL, else C's promise.
         let mut place = unsafe { place(message, "message is NULL") }?;
-        let arrival = channel.attachment.recv_any(timeout(timeout_ms))?;
+        let arrival = waiting(timeout_ms, |wait| channel.attachment.recv_any(wait))?;
         if !flow.is_null() {
             // SAFETY: not NULL, so valid for a write.
             unsafe { flow.write(flow_of_arrival(arrival.peer, arrival.local)) };
@@ -346,7 +364,7 @@ pub unsafe extern "C" fn machnet_channel_send(
         // SAFETY: C has `len` bytes there, or it is NULL.
         let message = unsafe { boundary::bytes_in(buf, len) }?;
         let id = known_flow(channel, flow)?;
-        channel.attachment.send_to(id, message, timeout(timeout_ms))
+        waiting(timeout_ms, |wait| channel.attachment.send_to(id, message, wait))
     })
 }
 
@@ -368,7 +386,7 @@ pub unsafe extern "C" fn machnet_channel_close_flow(
 }
 
 /// How much of a struct both C and we know. It may have grown on either side.
-fn known_size<T>(struct_size: usize) -> Result<usize> {
+pub(crate) fn known_size<T>(struct_size: usize) -> Result<usize> {
     const STRUCT_MOST: usize = 4096;
     if struct_size < size_of::<usize>() || struct_size > STRUCT_MOST {
         return Err(invalid("struct_size is not set to the size of the struct"));

@@ -134,8 +134,8 @@ pub unsafe extern "C" fn machnet_send(
         check_length(len)?;
         // SAFETY: C has `len` bytes there, or it is NULL.
         let message = unsafe { bytes_in(buf, len) }?;
-        let id = known_flow(channel, flow)?;
-        channel.attachment.try_send_to(id, message).map(|()| 0)
+        let (peer, local) = ends_of(flow);
+        channel.attachment.try_send_parts_between(peer, local, &[message]).map(|()| 0)
     })
 }
 
@@ -285,10 +285,14 @@ pub(crate) fn flow_of_arrival(peer: SocketAddr, local: SocketAddr) -> MachnetFlo
 
 /// The channel-mode flow that a program names from its own side.
 pub(crate) fn known_flow(channel: &ChannelHandle, flow: MachnetFlow) -> Result<FlowId> {
-    let address = |ip, port| SocketAddr::V4(SocketAddrV4::new(Ipv4Addr::from_bits(ip), port));
-    let local = address(flow.src_ip, flow.src_port);
-    let peer = address(flow.dst_ip, flow.dst_port);
+    let (peer, local) = ends_of(flow);
     channel.attachment.find_flow(peer, local)
+}
+
+/// The peer and this side of a flow that a program names from its own side.
+fn ends_of(flow: MachnetFlow) -> (SocketAddr, SocketAddr) {
+    let address = |ip, port| SocketAddr::V4(SocketAddrV4::new(Ipv4Addr::from_bits(ip), port));
+    (address(flow.dst_ip, flow.dst_port), address(flow.src_ip, flow.src_port))
 }
 
 /// 0 for an IPv6 address, which the compatible struct cannot hold and the compatible calls cannot make.
@@ -382,7 +386,6 @@ unsafe fn send_pieces(channel: &ChannelHandle, message: &MachnetMsgHdr_t) -> Res
     if room_of(pieces)? < len {
         return Err(invalid("the pieces hold less than msg_size"));
     }
-    let id = known_flow(channel, message.flow_info)?;
     let mut inline = [&[][..]; PIECES_INLINE];
     let mut allocated;
     let parts = if pieces.len() <= PIECES_INLINE {
@@ -402,5 +405,6 @@ unsafe fn send_pieces(channel: &ChannelHandle, message: &MachnetMsgHdr_t) -> Res
         used += 1;
         left -= taken;
     }
-    channel.attachment.try_send_parts_to(id, &parts[..used])
+    let (peer, local) = ends_of(message.flow_info);
+    channel.attachment.try_send_parts_between(peer, local, &parts[..used])
 }

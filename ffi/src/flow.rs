@@ -9,18 +9,15 @@ use std::ffi::{c_char, c_void};
 use std::net::{IpAddr, SocketAddr};
 use std::time::Duration;
 
-use machnet_client::{Error, Flow, Listener, PendingConnect, Result};
+use machnet_client::{Error, Flow, Listener, PendingConnect, Result, Wait};
 
 use crate::boundary::{
-    address, array, borrowed, bytes_in, bytes_out, hand_out, invalid, place, status, take_back, text,
-    timeout, value,
+    address, borrowed, bytes_in, bytes_out, hand_out, invalid, place, status, take_back, text, timeout, value,
 };
+use crate::cancel::waiting;
 use crate::channel::{ChannelHandle, MachnetAddress};
-use crate::common::MachnetIovec_t;
 use crate::message::{LoanHandle, MessageHandle};
 
-/// Most messages of one call that sends or receives many.
-const MANY_MOST: usize = 256;
 /// What "for ever" is for waits that know no such thing: 100 years.
 const FOREVER: Duration = Duration::from_secs(100 * 365 * 24 * 3600);
 
@@ -34,7 +31,7 @@ pub struct PendingHandle(PendingConnect);
 
 /// One connection.
 #[derive(Debug)]
-pub struct FlowHandle(Flow);
+pub struct FlowHandle(pub(crate) Flow);
 
 /// Listens on an address of the sidecar, IPv4 or IPv6 as text ("0.0.0.0": the sidecar's own), and a port (0: any free one).
 /// `backlog`: how many flows may wait to be accepted; 0: 128. Thread-safe.
@@ -76,10 +73,7 @@ pub unsafe extern "C" fn machnet_listener_accept(
         let listener = unsafe { borrowed(listener, "listener is NULL") }?;
         // SAFETY: checked for NULL, else C's promise.
         let mut place = unsafe { place(flow, "flow is NULL") }?;
-        let accepted = match timeout(timeout_ms) {
-            None => listener.0.accept(),
-            Some(timeout) => listener.0.accept_timeout(timeout),
-        }?;
+        let accepted = waiting(timeout_ms, |wait| listener.0.accept_with(wait))?;
         place.put(hand_out(FlowHandle(accepted)));
         Ok(())
     })
@@ -160,7 +154,8 @@ pub unsafe extern "C" fn machnet_flow_connect(
         let mut place = unsafe { place(flow, "flow is NULL") }?;
         // SAFETY: NULL or text from C.
         let (local, remote) = unsafe { ends(local_ip, remote_ip, remote_port) }?;
-        let connected = channel.attachment.connect_timeout(remote, local, timeout(timeout_ms))?;
+        let connect = |wait: Wait<'_>| channel.attachment.connect_with(remote, local, wait);
+        let connected = waiting(timeout_ms, connect)?;
         place.put(hand_out(FlowHandle(connected)));
         Ok(())
     })
@@ -213,6 +208,24 @@ pub unsafe extern "C" fn machnet_pending_try_finish(
     })
 }
 
+/// As `machnet_pending_try_finish`, but waits at most `timeout_ms` milliseconds (negative: for ever): MACHNET_STATUS_TIMED_OUT if the
+/// outcome is not there by then; it can be asked for again. Thread-safe.
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn machnet_pending_finish(
+    pending: *const PendingHandle,
+    timeout_ms: i32,
+    flow: *mut *mut FlowHandle,
+) -> i32 {
+    status(|| {
+        // SAFETY: a handle of ours or NULL.
+        let pending = unsafe { borrowed(pending, "pending is NULL") }?;
+        // SAFETY: checked for NULL, else C's promise.
+        let mut place = unsafe { place(flow, "flow is NULL") }?;
+        place.put(hand_out(FlowHandle(waiting(timeout_ms, |wait| pending.0.finish(wait))?)));
+        Ok(())
+    })
+}
+
 /// Forgets a connect, finished or not; a flow that comes of it later is closed. NULL is ignored. Consumes the handle.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn machnet_pending_drop(pending: *mut PendingHandle) {
@@ -239,10 +252,7 @@ pub unsafe extern "C" fn machnet_flow_send(
         let flow = unsafe { borrowed(flow, "flow is NULL") }?;
         // SAFETY: C has `len` bytes there, or it is NULL.
         let message = unsafe { message_in(flow, buf, len) }?;
-        match timeout(timeout_ms) {
-            None => flow.0.send(message),
-            Some(timeout) => flow.0.send_timeout(message, timeout),
-        }
+        waiting(timeout_ms, |wait| flow.0.send_with(message, wait))
     })
 }
 
@@ -258,39 +268,6 @@ pub unsafe extern "C" fn machnet_flow_try_send(
         let flow = unsafe { borrowed(flow, "flow is NULL") }?;
         // SAFETY: C has `len` bytes there, or it is NULL.
         flow.0.try_send(unsafe { message_in(flow, buf, len) }?)
-    })
-}
-
-/// Sends up to `count` messages in order, each piece of `messages` being one, as many as there is credit for, without waiting.
-/// At most 256 a call. Thread-safe.
-///
-/// Returns 0 and how many were accepted in `*sent`, at least 1; MACHNET_STATUS_WOULD_BLOCK if none could be; or as
-/// `machnet_flow_try_send`, and then none was sent.
-#[unsafe(no_mangle)]
-pub unsafe extern "C" fn machnet_flow_try_send_many(
-    flow: *const FlowHandle,
-    messages: *const MachnetIovec_t,
-    count: usize,
-    sent: *mut usize,
-) -> i32 {
-    status(|| {
-        // SAFETY: a handle of ours or NULL.
-        let flow = unsafe { borrowed(flow, "flow is NULL") }?;
-        // SAFETY: checked for NULL, else C's promise.
-        let mut place = unsafe { place(sent, "sent is NULL") }?;
-        // SAFETY: C has so many pieces there, or it is NULL.
-        let pieces = unsafe { array(messages, count.min(MANY_MOST), "messages is NULL") }?;
-        let mut slices = [&[][..]; MANY_MOST];
-        for (slice, piece) in slices.iter_mut().zip(pieces) {
-            // SAFETY: each piece is C's promise.
-            *slice = unsafe { message_in(flow, piece.base, piece.len) }?;
-        }
-        let accepted = flow.0.try_send_many(&slices[..pieces.len()])?;
-        if accepted == 0 && !pieces.is_empty() {
-            return Err(Error::WouldBlock);
-        }
-        place.put(accepted);
-        Ok(())
     })
 }
 
@@ -310,7 +287,9 @@ pub unsafe extern "C" fn machnet_flow_recv(
 ) -> i32 {
     // SAFETY: as C promises.
     unsafe {
-        receive_copy(flow, buf, capacity, len, |flow, buffer| flow.recv_into(buffer, timeout(timeout_ms)))
+        receive_copy(flow, buf, capacity, len, |flow, buffer| {
+            waiting(timeout_ms, |wait| flow.recv_into(buffer, wait))
+        })
     }
 }
 
@@ -345,10 +324,7 @@ pub unsafe extern "C" fn machnet_flow_recv_loan(
         let flow = unsafe { borrowed(flow, "flow is NULL") }?;
         // SAFETY: checked for NULL, else C's promise.
         let mut place = unsafe { place(message, "message is NULL") }?;
-        let received = match timeout(timeout_ms) {
-            None => flow.0.recv(),
-            Some(timeout) => flow.0.recv_timeout(timeout),
-        }?;
+        let received = waiting(timeout_ms, |wait| flow.0.recv_with(wait))?;
         place.put(hand_out(MessageHandle::from(received)));
         Ok(())
     })
@@ -371,38 +347,6 @@ pub unsafe extern "C" fn machnet_flow_try_recv_loan(
     })
 }
 
-/// Lends up to `most` messages that are there, in order, without waiting. At most 256 a call. Thread-safe.
-///
-/// Returns 0 and how many in `*count`, at least 1, each in its place of `messages` and each to be released; else as
-/// `machnet_flow_try_recv_loan`.
-#[unsafe(no_mangle)]
-pub unsafe extern "C" fn machnet_flow_try_recv_many(
-    flow: *const FlowHandle,
-    messages: *mut *mut MessageHandle,
-    most: usize,
-    count: *mut usize,
-) -> i32 {
-    status(|| {
-        // SAFETY: a handle of ours or NULL.
-        let flow = unsafe { borrowed(flow, "flow is NULL") }?;
-        // SAFETY: checked for NULL, else C's promise.
-        let mut place = unsafe { place(count, "count is NULL") }?;
-        if messages.is_null() || most == 0 {
-            return Err(invalid("messages is NULL or has no places"));
-        }
-        let mut received = Vec::new();
-        if flow.0.try_recv_many(&mut received, most.min(MANY_MOST))? == 0 {
-            return Err(Error::WouldBlock);
-        }
-        place.put(received.len());
-        for (index, message) in received.into_iter().enumerate() {
-            // SAFETY: C has `most` places, and at most so many are there.
-            unsafe { messages.add(index).write(hand_out(MessageHandle::from(message))) };
-        }
-        Ok(())
-    })
-}
-
 /// Lends room to write a message of `len` bytes where it will be sent from, without waiting. Thread-safe.
 ///
 /// Returns 0 and `*loan`, to be filled through `machnet_loan_data` and ended with `machnet_loan_send` or `machnet_loan_drop`;
@@ -420,6 +364,25 @@ pub unsafe extern "C" fn machnet_flow_try_lend(
         // SAFETY: checked for NULL, else C's promise.
         let mut place = unsafe { place(loan, "loan is NULL") }?;
         place.put(hand_out(LoanHandle::from(flow.0.lend(len)?)));
+        Ok(())
+    })
+}
+
+/// As `machnet_flow_try_lend`; waits at most `timeout_ms` milliseconds (negative: for ever) for room and credit. Thread-safe.
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn machnet_flow_lend(
+    flow: *const FlowHandle,
+    len: usize,
+    timeout_ms: i32,
+    loan: *mut *mut LoanHandle,
+) -> i32 {
+    status(|| {
+        // SAFETY: a handle of ours or NULL.
+        let flow = unsafe { borrowed(flow, "flow is NULL") }?;
+        // SAFETY: checked for NULL, else C's promise.
+        let mut place = unsafe { place(loan, "loan is NULL") }?;
+        let lent = waiting(timeout_ms, |wait| flow.0.lend_with(len, wait))?;
+        place.put(hand_out(LoanHandle::from(lent)));
         Ok(())
     })
 }
@@ -476,6 +439,30 @@ pub unsafe extern "C" fn machnet_flow_shutdown(flow: *const FlowHandle) -> i32 {
     status(|| {
         // SAFETY: a handle of ours or NULL.
         unsafe { borrowed(flow, "flow is NULL") }?.0.shutdown()
+    })
+}
+
+/// As `machnet_flow_shutdown`, and waits at most `timeout_ms` milliseconds (negative: for ever) until the peer's sidecar has
+/// everything. Keeps the handle. Thread-safe.
+///
+/// Returns as `machnet_flow_close_wait`.
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn machnet_flow_shutdown_wait(flow: *const FlowHandle, timeout_ms: i32) -> i32 {
+    status(|| {
+        // SAFETY: a handle of ours or NULL.
+        let flow = unsafe { borrowed(flow, "flow is NULL") }?;
+        flow.0.shutdown_wait(timeout(timeout_ms).unwrap_or(FOREVER))
+    })
+}
+
+/// Ends the flow at once and keeps the handle; what the peer's sidecar has not acknowledged may be lost. Thread-safe.
+///
+/// Returns 0; or MACHNET_STATUS_ENGINE_LOST, FORKED or INVALID_ARGUMENT.
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn machnet_flow_reset(flow: *const FlowHandle) -> i32 {
+    status(|| {
+        // SAFETY: a handle of ours or NULL.
+        unsafe { borrowed(flow, "flow is NULL") }?.0.reset()
     })
 }
 
@@ -541,7 +528,7 @@ unsafe fn ends(
 ///
 /// # Safety
 /// `buf` is NULL or has `len` bytes during `'a`.
-unsafe fn message_in<'a>(flow: &FlowHandle, buf: *const c_void, len: usize) -> Result<&'a [u8]> {
+pub(crate) unsafe fn message_in<'a>(flow: &FlowHandle, buf: *const c_void, len: usize) -> Result<&'a [u8]> {
     let limit = flow.0.max_message();
     if len > limit {
         return Err(Error::MessageTooLarge { len, limit });

@@ -7,10 +7,14 @@
 //! others follow one pattern: they answer an `int32_t` status, hand results out through pointers, and name objects by opaque
 //! handles.
 
+pub mod batch;
 mod boundary;
+pub mod cancel;
 pub mod channel;
 pub mod common;
 pub mod compat;
 pub mod flow;
 pub mod message;
+pub mod stats;
 pub mod status;
+pub mod stream;

@@ -64,6 +64,10 @@ pub enum MachnetStatus {
     SidecarBroken = 26,
     /// The operating system answered an error; `machnet_last_error` names it.
     Io = 27,
+    /// Another thread ended the wait with `machnet_cancel_trigger`.
+    Cancelled = 28,
+    /// The flow is a stream here, and something else to the peer.
+    NotAStream = 29,
     /// A defect of this library, stopped at its boundary. Please report it.
     Internal = 1000,
 }
@@ -81,7 +85,7 @@ impl MachnetStatus {
 }
 
 /// Every status, in the order of its number.
-const ALL: [MachnetStatus; 29] = {
+const ALL: [MachnetStatus; 31] = {
     use MachnetStatus::*;
     [
         Ok,
@@ -112,12 +116,14 @@ const ALL: [MachnetStatus; 29] = {
         TooManyFlows,
         SidecarBroken,
         Io,
+        Cancelled,
+        NotAStream,
         Internal,
     ]
 };
 
 /// One sentence for a code; never fails.
-pub(crate) fn text_of(code: i32) -> &'static CStr {
+pub fn text_of(code: i32) -> &'static CStr {
     use MachnetStatus as S;
     let Some(status) = MachnetStatus::of_code(code) else { return c"unknown machnet status code" };
     match status {
@@ -149,7 +155,48 @@ pub(crate) fn text_of(code: i32) -> &'static CStr {
         S::TooManyFlows => c"too many flows",
         S::SidecarBroken => c"the sidecar broke the rules of the shared memory",
         S::Io => c"the operating system answered an error",
+        S::Cancelled => c"the call was cancelled",
+        S::NotAStream => c"the peer does not use stream mode",
         S::Internal => c"internal error of the machnet library",
+    }
+}
+
+/// The name of a code in every language; never fails.
+pub fn name_of(code: i32) -> &'static CStr {
+    use MachnetStatus as S;
+    let Some(status) = MachnetStatus::of_code(code) else { return c"Unknown" };
+    match status {
+        S::Ok => c"Ok",
+        S::NoSidecar => c"NoSidecar",
+        S::SocketPermission => c"SocketPermission",
+        S::Version => c"Version",
+        S::AttachRefused => c"AttachRefused",
+        S::NoEngine => c"NoEngine",
+        S::EngineLost => c"EngineLost",
+        S::WouldBlock => c"WouldBlock",
+        S::TimedOut => c"TimedOut",
+        S::AddressNotLocal => c"AddressNotLocal",
+        S::AddressInUse => c"AddressInUse",
+        S::ListenRefused => c"ListenRefused",
+        S::ConnectTimedOut => c"ConnectTimedOut",
+        S::Refused => c"Refused",
+        S::Busy => c"Busy",
+        S::ConnectFailed => c"ConnectFailed",
+        S::UnknownFlow => c"UnknownFlow",
+        S::Closed => c"Closed",
+        S::Reset => c"Reset",
+        S::MessageTooLarge => c"MessageTooLarge",
+        S::EmptyMessage => c"EmptyMessage",
+        S::BufferTooSmall => c"BufferTooSmall",
+        S::WrongMode => c"WrongMode",
+        S::Forked => c"Forked",
+        S::InvalidArgument => c"InvalidArgument",
+        S::TooManyFlows => c"TooManyFlows",
+        S::SidecarBroken => c"SidecarBroken",
+        S::Io => c"Io",
+        S::Cancelled => c"Cancelled",
+        S::NotAStream => c"NotAStream",
+        S::Internal => c"Internal",
     }
 }
 
@@ -168,7 +215,7 @@ pub(crate) fn errno_of_code(code: i32) -> i32 {
         S::Ok => 0,
         S::NoSidecar => libc::ENOENT,
         S::SocketPermission => libc::EACCES,
-        S::Version | S::SidecarBroken => libc::EPROTO,
+        S::Version | S::SidecarBroken | S::NotAStream => libc::EPROTO,
         S::AttachRefused | S::ListenRefused => libc::EPERM,
         S::NoEngine => libc::ENODEV,
         S::EngineLost => libc::ENETDOWN,
@@ -187,6 +234,7 @@ pub(crate) fn errno_of_code(code: i32) -> i32 {
         S::Forked => libc::ECHILD,
         S::TooManyFlows => libc::EMFILE,
         S::Io => libc::EIO,
+        S::Cancelled => libc::ECANCELED,
         S::Internal => libc::ENOTRECOVERABLE,
     }
 }

@@ -41,7 +41,17 @@ const HEADERS: [Header; 2] = [
                 * calling thread. A function that consumes a handle must be the last to use it. After a fork the child's\n \
                 * handles answer MACHNET_STATUS_FORKED; they can still be closed. Nothing is ever printed, and SIGPIPE is\n \
                 * never raised.",
-        sources: &["status.rs", "channel.rs", "flow.rs", "message.rs", "compat.rs"],
+        sources: &[
+            "status.rs",
+            "channel.rs",
+            "flow.rs",
+            "batch.rs",
+            "message.rs",
+            "cancel.rs",
+            "stats.rs",
+            "stream.rs",
+            "compat.rs",
+        ],
         exported: &["MachnetStatus"],
         style: cbindgen::Style::Type,
         includes: &["machnet_common.h"],

@@ -1,16 +1,17 @@
 //! The attach handshake, and the control socket after it.
 
 use crate::channel::{Channel, ChannelInfo, Core, Doorbell};
-use crate::control::{FailureCode, OLDEST_VERSION, Reply, Request, VERSION};
+use crate::control::{FLOW_STATS_VERSION, FailureCode, OLDEST_VERSION, Reply, Request, VERSION};
 use crate::error::{Error, Result};
 use crate::options::{AttachOptions, socket_candidates};
 use crate::shm::Geometry;
 use crate::shm::atomic::Ordering;
-use crate::shm::layout::MAGIC;
+use crate::shm::layout::{self, MAGIC};
 use crate::shm::region::fork::Generation;
 use crate::shm::region::{Mapping, Read, Write};
 use crate::shm::ring::{Memory, WritableMemory};
 use crate::socket::{Record, Seqpacket};
+use crate::stats::FlowStats;
 use std::io;
 use std::net::SocketAddr;
 use std::os::fd::OwnedFd;
@@ -29,6 +30,8 @@ const MOST_STALE_REPLIES: u32 = 1024;
 pub(crate) struct Control {
     socket: Arc<Seqpacket>,
     generation: Generation,
+    /// Version of the records that both sides speak.
+    version: u32,
     next_request: u32,
     detached: bool,
 }
@@ -40,6 +43,7 @@ pub(crate) fn attach(options: AttachOptions) -> Result<Channel> {
     let mut control = Control {
         socket: Arc::new(socket),
         generation: Generation::current(),
+        version: VERSION,
         next_request: 1,
         detached: true,
     };
@@ -62,7 +66,8 @@ pub(crate) fn attach(options: AttachOptions) -> Result<Channel> {
     if let Some(fault) = geometry.fault() {
         return Err(Error::AttachRefused { text: format!("it offered impossible sizes: {fault}") });
     }
-    let (ours, theirs, bell) = map(record.descriptors, &geometry, &options, version)?;
+    control.version = version;
+    let (ours, theirs, bell) = map(record.descriptors, &geometry, &options)?;
     control.send(&Request::Mapped)?;
     match decode(&control.receive()?.bytes)? {
         Reply::Attached => {}
@@ -128,7 +133,6 @@ fn map(
     descriptors: Vec<OwnedFd>,
     geometry: &Geometry,
     options: &AttachOptions,
-    version: u32,
 ) -> Result<(Mapping<Write>, Mapping<Read>, Doorbell)> {
     let count = descriptors.len();
     let wrong = || Error::AttachRefused { text: format!("it sent {count} descriptors, which is wrong") };
@@ -140,7 +144,7 @@ fn map(
     // The rings are used at once; the buffers' pages come as they are needed.
     ours.prefault(0, geometry.tx_offset(), true);
     theirs.prefault(0, geometry.rx_offset(), false);
-    ours.words_mut::<1>(VERSION_OFFSET)[0].store(u64::from(version), Ordering::Relaxed);
+    ours.words_mut::<1>(VERSION_OFFSET)[0].store(u64::from(layout::VERSION), Ordering::Relaxed);
     ours.words_mut::<1>(0)[0].store(MAGIC, Ordering::Release);
     Ok((ours, theirs, bell))
 }
@@ -167,21 +171,53 @@ impl Control {
 
     /// Listens; says the listener's number and where it listens.
     pub(crate) fn listen(&mut self, local: SocketAddr, backlog: u32) -> Result<(u32, SocketAddr)> {
+        let request = self.number_request()?;
+        match self.ask(request, &Request::Listen { request, local, backlog })? {
+            Reply::Listening { listener, local, .. } => Ok((listener, local)),
+            Reply::Failed { code, text, .. } => Err(listen_error(code, text, local)),
+            _ => Err(senseless_answer()),
+        }
+    }
+
+    /// What the sidecar knows of a flow.
+    pub(crate) fn flow_stats(&mut self, flow: u32) -> Result<FlowStats> {
+        let request = self.number_request()?;
+        if self.version < FLOW_STATS_VERSION {
+            let text = format!("version {} of the channel, which has no statistics of flows", self.version);
+            return Err(Error::Version { ours: VERSION, text });
+        }
+        match self.ask(request, &Request::FlowStats { request, flow })? {
+            Reply::FlowStats { stats, .. } => Ok(*stats),
+            Reply::Failed { code: FailureCode::NoFlow, .. } => Err(Error::UnknownFlow),
+            Reply::Failed { text, .. } => Err(Error::Io(io::Error::other(text))),
+            _ => Err(senseless_answer()),
+        }
+    }
+
+    fn number_request(&mut self) -> Result<u32> {
         if self.detached {
             return Err(Error::Closed);
         }
         let request = self.next_request;
-        self.next_request = self.next_request.wrapping_add(1);
-        self.send(&Request::Listen { request, local, backlog })?;
+        // 0 stands for the attach.
+        self.next_request = self.next_request.wrapping_add(1).max(1);
+        Ok(request)
+    }
+
+    /// Sends a request and waits for the answer to it, past those of calls that timed out.
+    fn ask(&self, request: u32, record: &Request) -> Result<Reply> {
+        self.send(record)?;
         for _ in 0..MOST_STALE_REPLIES {
-            match decode(&self.receive()?.bytes)? {
-                Reply::Listening { request: of, listener, local } if of == request => {
-                    return Ok((listener, local));
+            let reply = decode(&self.receive()?.bytes)?;
+            match reply {
+                Reply::Listening { request: of, .. }
+                | Reply::FlowStats { request: of, .. }
+                | Reply::Failed { request: of, .. }
+                    if of == request =>
+                {
+                    return Ok(reply);
                 }
-                Reply::Listening { listener, .. } => self.unlisten(listener), // Of a call that timed out.
-                Reply::Failed { request: of, code, text } if of == request => {
-                    return Err(listen_error(code, text, local));
-                }
+                Reply::Listening { listener, .. } => self.unlisten(listener),
                 _ => {}
             }
         }
@@ -233,6 +269,10 @@ impl Drop for Control {
             let _ = self.send(&Request::Detach); // If it cannot go, the end of the connection says the same.
         }
     }
+}
+
+fn senseless_answer() -> Error {
+    Error::Io(io::Error::other("the sidecar gave an answer that makes no sense now"))
 }
 
 fn socket_error(error: io::Error) -> Error {

@@ -5,14 +5,17 @@
 //!
 //! Attach, in order: application `Hello`; sidecar `Welcome` with three or four descriptors (application's region, engine's
 //! region read-only, doorbell ends); application maps and says `Mapped`; sidecar seals, maps, and says `Attached`. From
-//! then on the socket serves `Listen`, `Unlisten` and `Detach`, and its end of life is the channel's. A connection may
+//! then on the socket serves `Listen`, `Unlisten`, `FlowStats` and `Detach`, and its end of life is the channel's. A connection may
 //! instead ask `Status` and gets one `StatusText` record per 60 KiB of JSON, the last one marked.
 
 use crate::shm::Geometry;
+use crate::stats::FlowStats;
 use std::net::{IpAddr, Ipv6Addr, SocketAddr};
 
-/// Version of these messages and of the shared layout.
-pub const VERSION: u32 = crate::shm::layout::VERSION;
+/// Version of these messages. Version 2 added `FlowStats`; both use version 1 of the shared layout.
+pub const VERSION: u32 = 2;
+/// The first version with `FlowStats`. An older sidecar must not be asked: it would end the connection.
+pub const FLOW_STATS_VERSION: u32 = 2;
 /// Oldest version that this code still speaks.
 pub const OLDEST_VERSION: u32 = 1;
 /// Most bytes of one record.
@@ -71,6 +74,13 @@ pub enum Request {
     Detach,
     /// What the sidecar does, as JSON.
     Status,
+    /// What the sidecar knows of a flow of this channel. Since version 2.
+    FlowStats {
+        /// The application's number for this request.
+        request: u32,
+        /// The flow's number on the rings.
+        flow: u32,
+    },
 }
 
 /// Sidecar to application.
@@ -119,6 +129,13 @@ pub enum Reply {
         /// The piece.
         text: String,
     },
+    /// The answer to `FlowStats`. The record tells how many numbers it carries, so that later releases may add some.
+    FlowStats {
+        /// The request's number.
+        request: u32,
+        /// The answer.
+        stats: Box<FlowStats>,
+    },
 }
 
 /// Why a request failed.
@@ -145,10 +162,12 @@ pub enum FailureCode {
     ShuttingDown = 9,
     /// The sidecar failed; the text says how.
     Internal = 10,
+    /// There is no such flow on this channel.
+    NoFlow = 11,
 }
 
 impl FailureCode {
-    const ALL: [Self; 10] = [
+    const ALL: [Self; 11] = [
         Self::Version,
         Self::Geometry,
         Self::NoEngine,
@@ -159,6 +178,7 @@ impl FailureCode {
         Self::Unexpected,
         Self::ShuttingDown,
         Self::Internal,
+        Self::NoFlow,
     ];
 }
 
@@ -204,6 +224,10 @@ impl Writer {
         self.0.extend_from_slice(&text.as_bytes()[..end]);
         self
     }
+    fn words(self, words: &[u64]) -> Self {
+        let count = u16::try_from(words.len()).unwrap_or(u16::MAX);
+        words.iter().fold(self.u16(count), |w, &word| w.u64(word))
+    }
     fn geometry(self, geometry: &Geometry) -> Self {
         self.u32(geometry.send_slots)
             .u32(geometry.receive_slots)
@@ -247,6 +271,17 @@ impl<'a> Reader<'a> {
         let length = usize::from(self.u16()?);
         String::from_utf8(self.take(length)?.to_vec()).map_err(|_| Malformed)
     }
+    /// As many numbers as the record carries: those that are missing are 0, those beyond what is known are left out.
+    fn words<const N: usize>(&mut self) -> Result<[u64; N], Malformed> {
+        let mut words = [0; N];
+        for index in 0..usize::from(self.u16()?) {
+            let word = self.u64()?;
+            if let Some(place) = words.get_mut(index) {
+                *place = word;
+            }
+        }
+        Ok(words)
+    }
     fn geometry(&mut self) -> Result<Geometry, Malformed> {
         Ok(Geometry {
             send_slots: self.u32()?,
@@ -281,6 +316,7 @@ impl Request {
             Self::Unlisten { listener } => w.u8(4).u32(*listener),
             Self::Detach => w.u8(5),
             Self::Status => w.u8(6),
+            Self::FlowStats { request, flow } => w.u8(7).u32(*request).u32(*flow),
         }
         .0
     }
@@ -305,6 +341,7 @@ impl Request {
             4 => Self::Unlisten { listener: r.u32()? },
             5 => Self::Detach,
             6 => Self::Status,
+            7 => Self::FlowStats { request: r.u32()?, flow: r.u32()? },
             _ => return Err(Malformed),
         };
         r.end()?;
@@ -326,6 +363,7 @@ impl Reply {
             }
             Self::Failed { request, code, text } => w.u8(4).u32(*request).u8(*code as u8).text(text),
             Self::StatusText { last, text } => w.u8(5).u8(u8::from(*last)).text(text),
+            Self::FlowStats { request, stats } => w.u8(6).u32(*request).words(&stats.to_words()),
         }
         .0
     }
@@ -351,9 +389,53 @@ impl Reply {
                 Self::Failed { request, code, text: r.text()? }
             }
             5 => Self::StatusText { last: r.u8()? != 0, text: r.text()? },
+            6 => {
+                let request = r.u32()?;
+                let stats = Box::new(FlowStats::from_words(&r.words()?));
+                Self::FlowStats { request, stats }
+            }
             _ => return Err(Malformed),
         };
         r.end()?;
         Ok(message)
+    }
+}
+
+#[cfg(all(test, not(loom)))]
+mod tests {
+    use super::*;
+
+    fn stats() -> FlowStats {
+        let mut words = [0; FlowStats::WORDS];
+        for (index, word) in words.iter_mut().enumerate() {
+            *word = 1 << (index * 3); // The first is a truth value: 1.
+        }
+        FlowStats::from_words(&words)
+    }
+
+    #[test]
+    fn flow_statistics_survive_their_record_number_by_number() {
+        let request = Request::FlowStats { request: 7, flow: 0x0003_0002 };
+        assert_eq!(Request::decode(&request.encode()), Ok(request));
+        let reply = Reply::FlowStats { request: 7, stats: Box::new(stats()) };
+        assert_eq!(Reply::decode(&reply.encode()), Ok(reply));
+        assert_eq!(stats().path_datagram_bytes, 1 << 48, "the last number is the last field");
+    }
+
+    #[test]
+    fn a_record_of_another_release_may_carry_fewer_or_more_numbers() {
+        let whole = Reply::FlowStats { request: 7, stats: Box::new(stats()) }.encode();
+        let count_at = 5;
+        let mut longer = whole.clone();
+        longer[count_at] += 1;
+        assert_eq!(Reply::decode(&longer), Err(Malformed), "a number that is promised is there");
+        longer.extend([0xff; 8]);
+        assert_eq!(Reply::decode(&longer), Reply::decode(&whole));
+        let mut shorter = whole.clone();
+        shorter[count_at] -= 1;
+        assert_eq!(Reply::decode(&shorter), Err(Malformed), "nothing stands behind the last number");
+        shorter.truncate(whole.len() - 8);
+        let Ok(Reply::FlowStats { stats: read, .. }) = Reply::decode(&shorter) else { panic!("not read") };
+        assert_eq!(*read, FlowStats { path_datagram_bytes: 0, ..stats() });
     }
 }

@@ -252,6 +252,12 @@ pub enum Error {
     /// A system call failed.
     #[error("{0}")]
     Io(#[source] io::Error),
+    /// Another thread ended the wait. Nothing was done and nothing lost.
+    #[error("the call was cancelled")]
+    Cancelled,
+    /// What came on a flow in stream mode is no part of a byte stream. The flow was reset.
+    #[error("the peer does not use stream mode: what came is no part of a byte stream")]
+    NotAStream,
 }
 
 impl Error {
@@ -285,11 +291,13 @@ impl Error {
             Self::TooManyFlows => 25,
             Self::SidecarBroken(_) => 26,
             Self::Io(_) => 27,
+            Self::Cancelled => 28,
+            Self::NotAStream => 29,
         }
     }
 
     /// Every code with the name of its error, for bindings and manuals.
-    pub const CODES: [(i32, &'static str); 27] = [
+    pub const CODES: [(i32, &'static str); 29] = [
         (1, "NoSidecar"),
         (2, "SocketPermission"),
         (3, "Version"),
@@ -317,7 +325,53 @@ impl Error {
         (25, "TooManyFlows"),
         (26, "SidecarBroken"),
         (27, "Io"),
+        (28, "Cancelled"),
+        (29, "NotAStream"),
     ];
+
+    /// The name of the error, such as `NoSidecar`: the same in every language and every release.
+    pub const fn name(&self) -> &'static str {
+        #[expect(clippy::cast_sign_loss, reason = "codes begin at 1")]
+        let place = self.code() as usize - 1;
+        Self::CODES[place].1
+    }
+
+    /// One sentence about the errors of a code, without the addresses and numbers of a particular one: the same in every
+    /// language.
+    pub const fn general_text(code: i32) -> Option<&'static str> {
+        Some(match code {
+            1 => "no sidecar answers; start one with `machnet up`",
+            2 => "no right to open the sidecar's socket",
+            3 => "library and sidecar speak different versions",
+            4 => "the sidecar refused the attach",
+            5 => "the sidecar has no such engine",
+            6 => "the sidecar is gone; attach again when it is back",
+            7 => "the call would block",
+            8 => "timed out",
+            9 => "the local address does not belong to the sidecar",
+            10 => "address in use",
+            11 => "the sidecar refused the listener",
+            12 => "the peer does not answer: wrong address, firewall, or no sidecar there",
+            13 => "nobody listens on that port of the peer",
+            14 => "the peer's listener is full",
+            15 => "the connection could not be made",
+            16 => "unknown flow",
+            17 => "the flow is closed",
+            18 => "the flow was reset",
+            19 => "the message is too large for the peer",
+            20 => "a message has at least one byte",
+            21 => "the message is larger than the buffer",
+            22 => "the call does not fit the mode of the flow or channel",
+            23 => "the handle belongs to the parent process",
+            24 => "invalid argument",
+            25 => "too many flows",
+            26 => "the sidecar broke the rules of the shared memory",
+            27 => "the operating system answered an error",
+            28 => "the call was cancelled",
+            29 => "the peer does not use stream mode",
+            _ => return None,
+        })
+    }
 
     pub(crate) fn invalid(what: impl Into<String>) -> Self {
         Self::InvalidArgument { what: what.into() }
@@ -379,12 +433,13 @@ impl From<Error> for io::Error {
             | Error::BufferTooSmall { .. }
             | Error::WrongMode
             | Error::InvalidArgument { .. } => Kind::InvalidInput,
-            Error::Version { .. } | Error::SidecarBroken(_) => Kind::InvalidData,
+            Error::Version { .. } | Error::SidecarBroken(_) | Error::NotAStream => Kind::InvalidData,
             Error::AttachRefused { .. }
             | Error::NoEngine { .. }
             | Error::ListenRefused { .. }
             | Error::Forked
-            | Error::TooManyFlows => Kind::Other,
+            | Error::TooManyFlows
+            | Error::Cancelled => Kind::Other,
         };
         match error {
             Error::Io(inner) => inner,
@@ -402,12 +457,14 @@ mod tests {
         for (index, (code, _)) in Error::CODES.iter().enumerate() {
             assert_eq!(*code, i32::try_from(index).unwrap() + 1);
         }
-        let errors =
-            [Error::EngineLost, Error::WouldBlock, Error::Closed, Error::Forked, Error::TooManyFlows];
+        let errors = [Error::EngineLost, Error::WouldBlock, Error::Closed, Error::Forked, Error::Cancelled];
         for error in errors {
             let (code, name) = Error::CODES[usize::try_from(error.code()).unwrap() - 1];
             assert_eq!((code, name), (error.code(), format!("{error:?}").as_str()));
+            assert_eq!(error.name(), name);
         }
+        assert!(Error::CODES.iter().all(|(code, _)| Error::general_text(*code).is_some()));
+        assert_eq!((Error::general_text(0), Error::general_text(30)), (None, None));
         for code in 0..20 {
             assert_eq!(ResetReason::from_code(code).code(), code);
         }

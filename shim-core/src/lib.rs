@@ -1,5 +1,7 @@
 //! Attach to a Machnet sidecar over shared memory and exchange whole messages.
 
+#[cfg(feature = "tokio")]
+pub mod aio;
 mod attach;
 mod attachment;
 mod channel;
@@ -9,9 +11,11 @@ mod message;
 mod options;
 pub mod shm;
 pub mod socket;
+mod stats;
+mod stream;
 mod wait;
 
-pub use attachment::{Arrival, Attachment, Flow, Listener, PendingConnect};
+pub use attachment::{Arrival, Attachment, Canceller, Flow, Listener, PendingConnect, Wait};
 pub use channel::{Channel, ChannelInfo, ConnectId, FlowId, ListenerId};
 pub use control::DoorbellKind;
 pub use error::{Error, ResetReason, Result};
@@ -21,6 +25,8 @@ pub use options::{
 };
 pub use shm::Geometry;
 pub use shm::ring::PeerFault;
+pub use stats::FlowStats;
+pub use stream::Stream;
 pub use wait::WaitPolicy;
 
 /// Flows that wait to be accepted at most, unless `listen` is told otherwise.

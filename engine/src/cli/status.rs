@@ -22,6 +22,9 @@ pub(crate) struct Arguments {
     /// Print everything as JSON
     #[arg(long)]
     json: bool,
+    /// Also print the statistics of each connection
+    #[arg(short, long)]
+    flows: bool,
     /// Also print the counters that are not zero
     #[arg(short, long)]
     counters: bool,
@@ -43,7 +46,7 @@ pub(crate) fn run(arguments: &Arguments) -> Outcome {
             format!("the sidecar's answer is not understood (another release?): {error}"),
         )
     })?;
-    say(render(&status, arguments.counters).trim_end());
+    say(render(&status, arguments.flows, arguments.counters).trim_end());
     Ok(())
 }
 
@@ -90,7 +93,7 @@ fn ask(socket: &Path) -> Outcome<String> {
     Err(Failure::new(Exit::Failed, "the sidecar's answer is not understood (another release?)"))
 }
 
-fn render(status: &Status, with_counters: bool) -> String {
+fn render(status: &Status, with_flows: bool, with_counters: bool) -> String {
     let mut out = format!(
         "machnet {}, process {}, up {}\n  socket {}, address {}, driver {}\n",
         status.version,
@@ -102,6 +105,10 @@ fn render(status: &Status, with_counters: bool) -> String {
     );
     for engine in &status.engines {
         out.push_str(&render_engine(engine));
+        if with_flows && engine.channels.iter().any(|channel| !channel.flows.is_empty()) {
+            out.push('\n');
+            out.push_str(&statistics(engine).render());
+        }
         if with_counters {
             let mut table = Table::new(&[("counter", Align::Left), ("count", Align::Right)]);
             for (name, count) in engine.counters.iter().filter(|(_, count)| **count > 0) {
@@ -180,6 +187,44 @@ fn connections(engine: &EngineStatus) -> Table {
     table
 }
 
+/// Numbers of each connection. A path that there is not, or that nothing is known of, is a dash.
+fn statistics(engine: &EngineStatus) -> Table {
+    let columns = [
+        "acknowledged",
+        "bytes sent",
+        "bytes received",
+        "least round trip",
+        "window",
+        "in flight",
+        "datagram",
+        "repeats",
+    ];
+    let mut titles = vec![("application", Align::Left), ("peer", Align::Left)];
+    titles.extend(columns.map(|title| (title, Align::Right)));
+    let mut table = Table::new(&titles);
+    for channel in &engine.channels {
+        for flow in &channel.flows {
+            let path = |value: u64| if flow.kind == "remote" { value.to_string() } else { "-".to_owned() };
+            table.row([
+                channel.name.clone(),
+                flow.peer.clone(),
+                flow.messages_acknowledged.to_string(),
+                flow.bytes_sent.to_string(),
+                flow.bytes_delivered.to_string(),
+                match flow.min_rtt_ns {
+                    0 => "-".to_owned(),
+                    nanos => text::span(nanos),
+                },
+                path(flow.congestion_window),
+                path(flow.bytes_in_flight),
+                path(u64::from(flow.datagram_size)),
+                path(flow.retransmissions),
+            ]);
+        }
+    }
+    table
+}
+
 fn uptime(seconds: u64) -> String {
     match (seconds / 86_400, seconds / 3_600 % 24, seconds / 60 % 60, seconds % 60) {
         (0, 0, 0, seconds) => format!("{seconds} s"),
@@ -192,6 +237,27 @@ fn uptime(seconds: u64) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn statistics_of_a_flow_without_a_path_have_no_path() {
+        use machnet_engine::status::{ChannelStatus, FlowStatus};
+        let flow = |kind: &str| FlowStatus {
+            kind: kind.to_owned(),
+            bytes_sent: 77,
+            congestion_window: 14_720,
+            ..FlowStatus::default()
+        };
+        let channel =
+            ChannelStatus { flows: vec![flow("remote"), flow("local")], ..ChannelStatus::default() };
+        let status = Status {
+            engines: vec![EngineStatus { channels: vec![channel], ..EngineStatus::default() }],
+            ..Status::default()
+        };
+        let text = render(&status, true, false);
+        assert_eq!(text.matches("14720").count(), 1, "{text}");
+        assert_eq!(text.matches("77").count(), 2, "{text}");
+        assert!(!render(&status, false, false).contains("14720"));
+    }
 
     #[test]
     fn an_uptime_has_two_units() {

@@ -4,7 +4,7 @@ use crate::tenant::{Bells, Identity, Tenant};
 use machnet_client::control::{DoorbellKind, FailureCode, OLDEST_VERSION, VERSION};
 use machnet_client::shm::Geometry;
 use machnet_client::shm::atomic::Ordering;
-use machnet_client::shm::layout::MAGIC;
+use machnet_client::shm::layout::{self, MAGIC};
 use machnet_client::shm::region::{self, Mapping, Write};
 use machnet_client::shm::ring::WritableMemory;
 use machnet_client::socket;
@@ -85,6 +85,6 @@ impl PendingAttach {
 /// Magic and version for the application's eyes, the magic last: what it marks is complete.
 fn write_header(ours: &Mapping<Write>) {
     let words = ours.words_mut::<2>(0);
-    words[1].store(u64::from(VERSION), Ordering::Relaxed);
+    words[1].store(u64::from(layout::VERSION), Ordering::Relaxed);
     words[0].store(MAGIC, Ordering::Release);
 }

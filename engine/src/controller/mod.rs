@@ -95,6 +95,8 @@ struct Channel {
     name: String,
     /// Listens that the engine has not confirmed yet: listener, the application's request, address.
     listening: Vec<(u32, u32, SocketAddr)>,
+    /// Questions about flows that the engine has not answered yet.
+    stats_asked: usize,
 }
 
 /// A status that engines are asked for.
@@ -341,6 +343,9 @@ impl Controller {
                 Notice::Ended { channel, fault } => self.channel_ended(channel, fault),
                 Notice::Listening { channel, listener } => self.listening(channel, listener),
                 Notice::Status { token, status } => self.status_came(token, *status),
+                Notice::FlowStats { channel, request, stats } => {
+                    self.flow_stats_came(channel, request, stats);
+                }
                 Notice::ShuttingDown => self.shutting_down = true,
                 Notice::Stop => self.stopped = true,
             }

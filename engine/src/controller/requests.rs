@@ -7,6 +7,7 @@ use super::{Channel, Controller, Gathering, HANDSHAKE_TIMEOUT, STATUS_IDLE, STAT
 use crate::mailbox::Command;
 use crate::status::{EngineStatus, Status};
 use crate::tenant::Identity;
+use machnet_client::FlowStats;
 use machnet_client::control::{ANY_ENGINE, DoorbellKind, FailureCode, MAX_TEXT, Reply, Request};
 use machnet_client::shm::Geometry;
 use machnet_client::socket::Record;
@@ -21,6 +22,8 @@ const MAX_BACKLOG: u32 = 65_535;
 const MAX_NAME: usize = 64;
 /// Status requests that may wait for the engines' answers.
 const MAX_GATHERINGS: usize = 64;
+/// Questions about flows that one channel may have waiting. An honest application waits for each answer.
+const MAX_STATS_ASKED: usize = 64;
 
 type Refusal = (FailureCode, String);
 
@@ -60,6 +63,11 @@ impl Controller {
                 }
             }
             (Request::Unlisten { listener }, Some(channel)) => self.unlisten(channel, listener),
+            (Request::FlowStats { request, flow }, Some(channel)) => {
+                if let Err((code, text)) = self.ask_flow_stats(channel, request, flow) {
+                    self.reply(place, &Reply::Failed { request, code, text });
+                }
+            }
             (Request::Detach, Some(channel)) => {
                 self.ports.release_all(channel);
                 if let Some(entry) = self.channels.get(&channel) {
@@ -149,6 +157,7 @@ impl Controller {
                     pid: identity.pid,
                     name: identity.name.clone(),
                     listening: Vec::new(),
+                    stats_asked: 0,
                 };
                 self.channels.insert(channel, entry);
                 self.counts.attaches += 1;
@@ -204,6 +213,32 @@ impl Controller {
         {
             self.engines[entry.engine].send(Command::Unlisten { listener });
         }
+    }
+
+    fn ask_flow_stats(&mut self, channel: u64, request: u32, flow: u32) -> Result<(), Refusal> {
+        let Some(entry) = self.channels.get_mut(&channel) else { return Ok(()) };
+        if entry.stats_asked >= MAX_STATS_ASKED {
+            let text =
+                format!("{MAX_STATS_ASKED} questions about flows of this channel wait for their answers");
+            return Err((FailureCode::Full, text));
+        }
+        entry.stats_asked += 1;
+        self.engines[entry.engine].send(Command::FlowStats { channel, request, flow });
+        Ok(())
+    }
+
+    pub(super) fn flow_stats_came(&mut self, channel: u64, request: u32, stats: Option<Box<FlowStats>>) {
+        let Some(entry) = self.channels.get_mut(&channel) else { return };
+        entry.stats_asked -= 1;
+        let Some(place) = entry.connection else { return };
+        let reply = match stats {
+            Some(stats) => Reply::FlowStats { request, stats },
+            None => {
+                let text = "the channel has no such flow".to_owned();
+                Reply::Failed { request, code: FailureCode::NoFlow, text }
+            }
+        };
+        self.reply(place, &reply);
     }
 
     fn gather_status(&mut self, place: usize) {

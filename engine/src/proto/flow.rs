@@ -495,6 +495,7 @@ impl Flow {
             srtt_ns: if self.rtt.is_sampled() { self.rtt.smoothed().as_nanos() } else { 0 },
             min_rtt_ns: if self.rtt.is_sampled() { self.rtt.least().as_nanos() } else { 0 },
             congestion_window: self.controller.window(),
+            bytes_in_flight: self.sender.in_flight(),
             datagram_size: self.path.current(),
             messages_acknowledged: self.sender.acknowledged,
             messages_delivered: self.receiver.delivered,

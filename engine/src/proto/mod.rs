@@ -311,6 +311,8 @@ pub struct FlowStats {
     pub retransmissions: u64,
     /// Congestion window in bytes.
     pub congestion_window: u64,
+    /// Bytes sent and neither acknowledged nor given up.
+    pub bytes_in_flight: u64,
     /// UDP payload size in bytes proved for the path.
     pub datagram_size: u32,
 }

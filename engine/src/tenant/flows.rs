@@ -61,11 +61,15 @@ pub struct Flow {
     /// The application said that it will not name the flow again.
     released: bool,
     /// Messages taken from the application.
-    pub sent: u32,
+    pub sent: u64,
+    /// Bytes of those.
+    pub sent_bytes: u64,
     /// Messages of those that the peer has.
-    pub acknowledged: u32,
+    pub acknowledged: u64,
     /// As many of these as the application was told of.
-    told: u32,
+    told: u64,
+    /// Bytes of the messages that were not acknowledged when the flow ended.
+    pub forgotten_bytes: u64,
     /// Whether the flow stands in the tenant's list of flows with credit to tell. Outlives the flow, as the list does.
     pub credit_dirty: bool,
     /// Whether the flow waits for room of another application of this host.
@@ -84,13 +88,16 @@ pub struct Flow {
     pub inline_bytes: u32,
     /// Messages put into the receive ring since the flow opened.
     pub delivered: u64,
+    /// Bytes of those.
+    pub delivered_bytes: u64,
 }
 
 impl Flow {
     /// Messages taken and not acknowledged.
     #[inline]
+    #[expect(clippy::cast_possible_truncation, reason = "at most the flow's credit")]
     pub fn unacknowledged(&self) -> u32 {
-        self.sent.wrapping_sub(self.acknowledged)
+        (self.sent - self.acknowledged) as u32
     }
 
     /// Whether the application may send another message, of `len` bytes.
@@ -104,8 +111,9 @@ impl Flow {
 
     /// Acknowledged messages of which the application was not told.
     #[inline]
+    #[expect(clippy::cast_possible_truncation, reason = "at most the flow's credit")]
     pub(super) fn untold(&self) -> u32 {
-        self.acknowledged.wrapping_sub(self.told)
+        (self.acknowledged - self.told) as u32
     }
 
     /// The flow's name on the rings.
@@ -210,8 +218,13 @@ impl Flows {
 
     /// As [`Self::named`], only its place.
     #[inline]
-    pub(super) fn resolve(&mut self, handle: u32) -> Result<FlowSlot, PeerFault> {
-        self.named(handle).map(|(slot, _)| slot)
+    #[expect(clippy::cast_possible_truncation, reason = "the place is the lower half of a handle")]
+    pub(super) fn resolve(&self, handle: u32) -> Result<FlowSlot, PeerFault> {
+        let place = handle as u16;
+        match self.slots.get(usize::from(place)) {
+            Some(flow) if flow.name == handle => Ok(FlowSlot(place)),
+            _ => Err(PeerFault::Flow),
+        }
     }
 
     /// The application will not name the flow again: allowed once the flow ended.
@@ -239,14 +252,15 @@ impl Flows {
         }
     }
 
-    /// Takes a flow from the list of those with credit to tell: its name, and how many of its messages were acknowledged.
-    /// Nothing if it was released meanwhile.
+    /// Takes a flow from the list of those with credit to tell: its name, and how many of its messages were acknowledged,
+    /// modulo 2^32. Nothing if it was released meanwhile.
     #[inline]
+    #[expect(clippy::cast_possible_truncation, reason = "the application counts modulo 2^32 likewise")]
     pub(super) fn tell_credit(&mut self, slot: FlowSlot) -> Option<(u32, u32)> {
         let flow = &mut self.slots[slot.index()];
         flow.credit_dirty = false;
         flow.told = flow.acknowledged;
-        flow.used.then_some((flow.handle, flow.acknowledged))
+        flow.used.then_some((flow.handle, flow.acknowledged as u32))
     }
 
     /// Every flow there is.
@@ -272,8 +286,10 @@ impl Flow {
             closing: false,
             released: false,
             sent: 0,
+            sent_bytes: 0,
             acknowledged: 0,
             told: 0,
+            forgotten_bytes: 0,
             blocked: false,
             credit_dirty: false,
             tx_list: (NIL, NIL),
@@ -283,6 +299,7 @@ impl Flow {
             inline_messages: 0,
             inline_bytes: 0,
             delivered: 0,
+            delivered_bytes: 0,
         }
     }
 }

@@ -179,6 +179,11 @@ impl Tenant {
         self.flows.find(slot)
     }
 
+    /// The flow that the application calls so.
+    pub fn named(&self, handle: u32) -> Option<&Flow> {
+        self.flows.resolve(handle).ok().map(|slot| self.flows.look(slot))
+    }
+
     /// Every flow.
     pub fn flows(&self) -> impl Iterator<Item = (FlowSlot, &Flow)> {
         self.flows.iter()

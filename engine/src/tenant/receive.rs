@@ -265,6 +265,7 @@ impl Tenant {
         flow.inline_messages += 1;
         flow.inline_bytes += u32::from(length);
         flow.delivered += 1;
+        flow.delivered_bytes += u64::from(length);
         let word = u64::from(flow.handle()) | u64::from(length) << 32;
         let place = self.receive_ring.open(&self.ours);
         place[1].store(word, Ordering::Relaxed);
@@ -275,7 +276,9 @@ impl Tenant {
 
     fn publish_buffers(&mut self, slot: FlowSlot, extents: &Extents, len: u32, token: u32) {
         let handle = self.flows.handle(slot);
-        self.flows.at(slot).delivered += 1;
+        let flow = self.flows.at(slot);
+        flow.delivered += 1;
+        flow.delivered_bytes += u64::from(len);
         let list = extents.as_slice();
         let count = u8::try_from(list.len()).unwrap_or(u8::MAX);
         let head = SlotHead { kind: receive_kind::BUFFERS, count, length: 0 };

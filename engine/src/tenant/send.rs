@@ -94,7 +94,8 @@ impl Tenant {
             self.send_ring.advance();
             return Ok(Some(taken));
         }
-        flow.sent = flow.sent.wrapping_add(1);
+        flow.sent += 1;
+        flow.sent_bytes += u64::from(len);
         let handle = self.sent.push_inline(&mut flow.tx_list, slot.words(), len);
         self.send_ring.advance();
         Ok(Some(Taken::Message { flow: flow_slot, handle, len }))
@@ -133,7 +134,8 @@ impl Tenant {
             self.tx_ledger.release(&extents); // Its buffers are home by the end event.
             return not_taken(state, len);
         }
-        state.sent = state.sent.wrapping_add(1);
+        state.sent += 1;
+        state.sent_bytes += u64::from(len);
         let handle = self.sent.push(&mut state.tx_list, Content::Buffers(extents), len);
         Ok(Taken::Message { flow, handle, len })
     }
@@ -199,12 +201,17 @@ impl Tenant {
                 self.credit_is_urgent = true;
             }
         }
-        flow.acknowledged = flow.acknowledged.wrapping_add(count);
+        flow.acknowledged += count;
         self.credit_is_urgent |= flow.untold() * 4 >= flow.info.credit;
         if !flow.credit_dirty {
             flow.credit_dirty = true;
             self.credit_dirty.push(slot);
         }
+    }
+
+    /// Bytes of a flow's messages that the peer has.
+    pub fn acknowledged_bytes(&self, flow: &Flow) -> u64 {
+        flow.sent_bytes - flow.forgotten_bytes - self.sent.bytes(flow.tx_list)
     }
 
     /// The flow ended: the engine holds none of its messages any more. Answers how many were not acknowledged.
@@ -217,6 +224,7 @@ impl Tenant {
                 return forgotten;
             }
             let sent = self.sent.pop(&mut flow.tx_list, first);
+            flow.forgotten_bytes += u64::from(sent.len);
             if let Content::Buffers(extents) = &sent.content {
                 self.tx_ledger.release(extents);
             }

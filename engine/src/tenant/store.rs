@@ -136,6 +136,13 @@ impl SentStore {
         entry
     }
 
+    /// Bytes of all messages of a list. It walks the list: for rare questions only.
+    pub(super) fn bytes(&self, (first, _): (u32, u32)) -> u64 {
+        let next = |sent: &&Sent| (sent.next != NIL).then(|| self.at(sent.next));
+        let messages = std::iter::successors((first != NIL).then(|| self.at(first)), next);
+        messages.map(|sent| u64::from(sent.len)).sum()
+    }
+
     /// A message by its handle.
     #[inline]
     pub(super) fn at(&self, handle: u32) -> &Sent {

@@ -128,6 +128,17 @@ impl<D: Driver> Worker<D> {
         Ok(SLOT_BURST)
     }
 
+    /// What the application gave back and said until now: at most as much as its ring holds.
+    pub(super) fn take_all_returned(&mut self, now: Instant, index: u32) -> Result<(), PeerFault> {
+        let slots = self.host.look(index).tenant.geometry().receive_done_slots() as usize;
+        for _ in 0..=slots / SLOT_BURST {
+            if self.take_returned(now, index)? < SLOT_BURST {
+                break;
+            }
+        }
+        Ok(())
+    }
+
     /// What one slot asked for.
     pub(super) fn handle_taken(&mut self, now: Instant, index: u32, taken: Taken) -> Result<(), PeerFault> {
         match taken {

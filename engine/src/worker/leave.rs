@@ -146,6 +146,10 @@ impl<D: Driver> Worker<D> {
     pub(super) fn unlisten(&mut self, now: Instant, listener: u32) {
         // Only the flows of its own channel are looked through, and only if one waits: applications can ask for this often.
         let Some(index) = self.host.unlisten(listener) else { return };
+        // The application may have accepted them just before: that lies in its ring, and this came by another way.
+        if let Err(fault) = self.take_all_returned(now, index) {
+            return self.host.fault(index, fault);
+        }
         let waits = |flow: &Flow| flow.unaccepted == Some(listener) && flow.link != Link::Ended;
         let flows = self.host.look(index).tenant.flows();
         let unaccepted: Vec<_> = flows.filter(|(_, flow)| waits(flow)).map(|(slot, _)| slot).collect();

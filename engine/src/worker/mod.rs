@@ -188,6 +188,10 @@ impl<D: Driver> Worker<D> {
                 let status = Box::new(self.status());
                 self.notices.send(Notice::Status { token, status });
             }
+            Command::FlowStats { channel, request, flow } => {
+                let stats = self.flow_stats(channel, flow).map(Box::new);
+                self.notices.send(Notice::FlowStats { channel, request, stats });
+            }
             Command::Shutdown { linger_ms } => {
                 self.shut_down(now, Duration::from_millis(u64::from(linger_ms)));
             }

@@ -3,9 +3,10 @@
 use super::Worker;
 use crate::driver::Driver;
 use crate::host::Seat;
-use crate::proto::{Endpoint, FlowStats};
+use crate::proto::{Endpoint, FlowStats as PathStats};
 use crate::status::{ChannelStatus, EngineStatus, FlowStatus};
-use crate::tenant::{Flow, Link};
+use crate::tenant::{Flow, Link, Tenant};
+use machnet_client::FlowStats;
 use std::collections::BTreeMap;
 use std::net::IpAddr;
 
@@ -21,6 +22,12 @@ impl<D: Driver> Worker<D> {
             counters: self.all_counters(),
             channels: self.host.seats().map(channel).collect(),
         }
+    }
+
+    /// What is known of the flow that the application of `channel` calls `handle`.
+    pub(super) fn flow_stats(&self, channel: u64, handle: u32) -> Option<FlowStats> {
+        let tenant = &self.host.look(self.host.find(channel)?).tenant;
+        Some(flow_stats(&self.endpoint, tenant, tenant.named(handle)?))
     }
 
     fn all_counters(&self) -> BTreeMap<String, u64> {
@@ -52,17 +59,17 @@ fn channel_status(endpoint: &Endpoint, seat: &Seat, ports: Vec<u16>, own: IpAddr
         flows: seat
             .tenant
             .flows()
-            .map(|(slot, flow)| flow_status(endpoint, seat.tenant.handle(slot), flow))
+            .map(|(slot, flow)| flow_status(endpoint, &seat.tenant, seat.tenant.handle(slot), flow))
             .collect(),
         listeners: ports.into_iter().map(|port| std::net::SocketAddr::new(own, port).to_string()).collect(),
     }
 }
 
-fn flow_status(endpoint: &Endpoint, id: u32, flow: &Flow) -> FlowStatus {
-    let (kind, stats) = match flow.link {
-        Link::Remote(remote) => ("remote", endpoint.stats(remote).unwrap_or_default()),
-        Link::Local { .. } => ("local", FlowStats::default()),
-        Link::Ended => ("", FlowStats::default()),
+fn flow_status(endpoint: &Endpoint, tenant: &Tenant, id: u32, flow: &Flow) -> FlowStatus {
+    let kind = match flow.link {
+        Link::Remote(_) => "remote",
+        Link::Local { .. } => "local",
+        Link::Ended => "",
     };
     let state = match flow {
         Flow { link: Link::Ended, .. } => "ended",
@@ -70,19 +77,51 @@ fn flow_status(endpoint: &Endpoint, id: u32, flow: &Flow) -> FlowStatus {
         Flow { closing: true, .. } => "closing",
         _ => "open",
     };
+    let stats = flow_stats(endpoint, tenant, flow);
     FlowStatus {
         id,
         kind: kind.to_owned(),
         state: state.to_owned(),
         peer: flow.info.peer.to_string(),
         local: flow.info.local.to_string(),
-        srtt_ns: stats.srtt_ns,
+        srtt_ns: stats.smoothed_rtt_ns,
         min_rtt_ns: stats.min_rtt_ns,
-        messages_sent: u64::from(flow.sent),
-        messages_acknowledged: u64::from(flow.acknowledged),
-        messages_delivered: flow.delivered,
+        messages_sent: stats.messages_sent,
+        bytes_sent: stats.bytes_sent,
+        messages_acknowledged: stats.messages_acknowledged,
+        bytes_acknowledged: stats.bytes_acknowledged,
+        messages_delivered: stats.messages_received,
+        bytes_delivered: stats.bytes_received,
         retransmissions: stats.retransmissions,
-        datagram_size: stats.datagram_size,
-        congestion_window: stats.congestion_window,
+        datagram_size: u32::try_from(stats.path_datagram_bytes).unwrap_or(u32::MAX),
+        congestion_window: stats.congestion_window_bytes,
+        bytes_in_flight: stats.bytes_in_flight,
     }
+}
+
+/// What the engine knows of a flow: the tenant counts messages, the core knows the path.
+fn flow_stats(endpoint: &Endpoint, tenant: &Tenant, flow: &Flow) -> FlowStats {
+    let path = match flow.link {
+        Link::Remote(remote) => endpoint.stats(remote).unwrap_or_default(),
+        Link::Local { .. } | Link::Ended => PathStats::default(),
+    };
+    let mut stats = FlowStats::default();
+    stats.local = matches!(flow.link, Link::Local { .. });
+    stats.smoothed_rtt_ns = path.srtt_ns;
+    stats.min_rtt_ns = path.min_rtt_ns;
+    stats.messages_sent = flow.sent;
+    stats.bytes_sent = flow.sent_bytes;
+    stats.messages_acknowledged = flow.acknowledged;
+    stats.bytes_acknowledged = tenant.acknowledged_bytes(flow);
+    stats.messages_received = flow.delivered;
+    stats.bytes_received = flow.delivered_bytes;
+    stats.retransmissions = path.retransmissions;
+    stats.datagrams_sent = path.packets_sent;
+    stats.datagrams_received = path.packets_received;
+    stats.wire_bytes_sent = path.bytes_sent;
+    stats.wire_bytes_received = path.bytes_received;
+    stats.congestion_window_bytes = path.congestion_window;
+    stats.bytes_in_flight = path.bytes_in_flight;
+    stats.path_datagram_bytes = u64::from(path.datagram_size);
+    stats
 }

@@ -3,7 +3,8 @@
 
 use machnet_client::{AttachOptions, Attachment};
 use machnet_engine::config::{Config, IdlePolicy};
-use machnet_engine::sidecar::Sidecar;
+use machnet_engine::driver::Driver;
+use machnet_engine::sidecar::{Sidecar, StartError};
 use std::net::{IpAddr, SocketAddr};
 use std::path::PathBuf;
 use std::sync::atomic::{AtomicU32, Ordering};
@@ -29,8 +30,21 @@ pub fn scratch_directory() -> PathBuf {
 impl TestSidecar {
     /// A sidecar on `address` with any UDP port; `change` may change more.
     pub fn start(address: &str, change: impl FnOnce(&mut Config)) -> Self {
+        Self::start_with(address, |mut config| {
+            change(&mut config);
+            Sidecar::start(&config)
+        })
+    }
+
+    /// A sidecar whose only engine has this network path.
+    pub fn start_over<D: Driver + 'static>(driver: D) -> Self {
+        let address = driver.local_address().ip().to_string();
+        Self::start_with(&address, |config| Sidecar::start_over(&config, vec![driver]))
+    }
+
+    fn start_with(address: &str, start: impl FnOnce(Config) -> Result<Sidecar, StartError>) -> Self {
         let directory = scratch_directory();
-        let mut config = Config {
+        let config = Config {
             socket: directory.join("machnet.sock"),
             socket_mode: 0o600,
             address: address.parse().expect("an address"),
@@ -39,8 +53,7 @@ impl TestSidecar {
             linger_ms: 300,
             ..Config::default()
         };
-        change(&mut config);
-        let sidecar = Sidecar::start(&config).expect("the sidecar starts");
+        let sidecar = start(config).expect("the sidecar starts");
         Self { sidecar: Some(sidecar), directory }
     }
 

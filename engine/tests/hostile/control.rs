@@ -4,7 +4,7 @@ use crate::common::PATIENCE;
 use crate::dice::Dice;
 use crate::raw::{Raw, TINY, Welcomed, connect, hello};
 use crate::sys;
-use machnet_client::control::{ANY_ENGINE, DoorbellKind, MAX_RECORD, Reply, Request};
+use machnet_client::control::{ANY_ENGINE, DoorbellKind, FailureCode, MAX_RECORD, Reply, Request};
 use machnet_client::shm::Geometry;
 use machnet_client::socket::Seqpacket;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
@@ -24,6 +24,7 @@ pub const ALL: &[(&str, Attack)] = &[
     ("ends early", ends_early),
     ("listens", listens),
     ("status unread", status_unread),
+    ("flow statistics", flow_stats),
 ];
 
 /// Seldom ones: each takes some time.
@@ -111,12 +112,13 @@ fn listen_request(dice: &mut Dice) -> Request {
 }
 
 fn any_request(dice: &mut Dice) -> Request {
-    match dice.below(7) {
+    match dice.below(8) {
         0 | 1 => hello(TINY, DoorbellKind::Socket),
         2 => Request::Mapped,
         3 => listen_request(dice),
         4 => Request::Unlisten { listener: dice.word() as u32 },
         5 => Request::Detach,
+        6 => Request::FlowStats { request: dice.next_u32(), flow: dice.word() as u32 },
         _ => Request::Status,
     }
 }
@@ -233,6 +235,24 @@ fn listens(path: &Path, dice: &mut Dice) {
         }
     }
     raw.settle();
+}
+
+/// Questions about flows that there are not, more than may wait: each is answered, and each answer says no by name.
+fn flow_stats(path: &Path, dice: &mut Dice) {
+    let raw = Raw::attach(path, TINY, dice);
+    let asked = 1 + dice.below(200) as u32;
+    for request in 0..asked {
+        let flow = dice.word() as u32;
+        raw.made.socket.send(&Request::FlowStats { request, flow }.encode(), &[]).expect("a question goes");
+    }
+    for _ in 0..asked {
+        match reply(&raw.made.socket) {
+            Some(Reply::Failed { code: FailureCode::NoFlow | FailureCode::Full, request, .. }) => {
+                assert!(request < asked, "an answer to question {request} of {asked}");
+            }
+            other => panic!("a flow that is not there has no statistics: {other:?}"),
+        }
+    }
 }
 
 fn status_unread(path: &Path, dice: &mut Dice) {

@@ -80,6 +80,30 @@ static void check_loans(machnet_flow_handle_t *flow) {
   }
 }
 
+static void check_stats(machnet_flow_handle_t *flow) {
+  machnet_flow_stats_t before, after;
+  size_t len, first_three = offsetof(machnet_flow_stats_t, messages_sent);
+  before.struct_size = after.struct_size = sizeof before;
+  OK(machnet_flow_stats(flow, &before));
+  fill(1000, 9);
+  OK(machnet_flow_send(flow, request, 1000, PATIENCE_MS));
+  OK(machnet_flow_recv(flow, answer, 1000, PATIENCE_MS, &len));
+  OK(machnet_flow_stats(flow, &after));
+  CHECK(after.messages_sent == before.messages_sent + 1 && after.bytes_sent == before.bytes_sent + 1000);
+  CHECK(after.messages_received == before.messages_received + 1);
+  CHECK(after.bytes_received == before.bytes_received + 1000);
+  CHECK(after.local == 0 && after.smoothed_rtt_ns > 0 && after.min_rtt_ns > 0 && after.path_datagram_bytes > 0);
+  CHECK(after.datagrams_sent > 0 && after.wire_bytes_sent > after.datagrams_sent && after.reserved == 0);
+  /* A program of a time when the struct was shorter: nothing is written behind its end. */
+  memset(&before, 0xee, sizeof before);
+  before.struct_size = first_three;
+  OK(machnet_flow_stats(flow, &before));
+  CHECK(before.struct_size == first_three && before.min_rtt_ns > 0);
+  CHECK(before.messages_sent == UINT64_C(0xeeeeeeeeeeeeeeee));
+  before.struct_size = 3;
+  CHECK(machnet_flow_stats(flow, &before) == MACHNET_STATUS_INVALID_ARGUMENT);
+}
+
 /* Waits as an event loop does: only on the descriptor, and only after "would block". */
 static void check_many_with_events(machnet_channel_t *channel, machnet_flow_handle_t *flow) {
   MachnetIovec_t pieces[MANY];
@@ -113,6 +137,118 @@ static void check_many_with_events(machnet_channel_t *channel, machnet_flow_hand
     }
   }
   CHECK(sent == MANY);
+}
+
+struct cancelled {
+  machnet_flow_handle_t *flow;
+  machnet_cancel_t *cancel;
+};
+
+static void *wait_to_be_cancelled(void *argument) {
+  struct cancelled *with = argument;
+  machnet_message_t *messages[4];
+  size_t count = 77;
+  OK(machnet_cancel_scope(with->cancel));
+  CHECK(machnet_flow_recv_many(with->flow, messages, 4, -1, &count) == MACHNET_STATUS_CANCELLED && count == 77);
+  CHECK(machnet_flow_recv(with->flow, answer, 10, -1, &count) == MACHNET_STATUS_CANCELLED);
+  OK(machnet_cancel_scope(NULL));
+  CHECK(machnet_flow_recv(with->flow, answer, 10, 1, &count) == MACHNET_STATUS_TIMED_OUT);
+  return NULL;
+}
+
+/* Another thread ends a wait for ever, and the next one; without the scope the thread waits as before. */
+static void check_cancel(machnet_channel_t *channel, machnet_flow_handle_t *flow) {
+  struct cancelled with;
+  pthread_t thread;
+  with.flow = flow;
+  OK(machnet_cancel_new(channel, &with.cancel));
+  CHECK(pthread_create(&thread, NULL, wait_to_be_cancelled, &with) == 0);
+  poll(NULL, 0, 20);
+  OK(machnet_cancel_trigger(with.cancel));
+  CHECK(pthread_join(thread, NULL) == 0);
+  machnet_cancel_free(with.cancel);
+  CHECK(strcmp(machnet_error_name(MACHNET_STATUS_CANCELLED), "Cancelled") == 0);
+  CHECK(strcmp(machnet_error_name(MACHNET_STATUS_OK), "Ok") == 0);
+  CHECK(strcmp(machnet_error_name(-7), "Unknown") == 0);
+}
+
+static void check_many_with_waits(machnet_flow_handle_t *flow) {
+  MachnetIovec_t pieces[3];
+  machnet_message_t *messages[3];
+  machnet_loan_t *loan = NULL;
+  size_t i, count = 0, received = 0;
+  fill(5000, 5);
+  for (i = 0; i < 3; i++) {
+    pieces[i].base = request + i;
+    pieces[i].len = 1 + i * 2000;
+  }
+  OK(machnet_flow_send_many(flow, pieces, 3, PATIENCE_MS, &count));
+  CHECK(count == 3);
+  while (received < 3) {
+    OK(machnet_flow_recv_many(flow, messages, 3 - received, PATIENCE_MS, &count));
+    for (i = 0; i < count; i++, received++) {
+      CHECK(machnet_message_len(messages[i]) == pieces[received].len);
+      CHECK(memcmp(machnet_message_data(messages[i]), request + received, pieces[received].len) == 0);
+      machnet_message_release(messages[i]);
+    }
+  }
+  OK(machnet_flow_lend(flow, 3, PATIENCE_MS, &loan));
+  memcpy(machnet_loan_data(loan), "abc", 3);
+  OK(machnet_loan_send(loan));
+  OK(machnet_flow_recv(flow, answer, 10, PATIENCE_MS, &count));
+  CHECK(count == 3 && memcmp(answer, "abc", 3) == 0);
+}
+
+/* Two ends of a stream in one program: bytes both ways, a half-close, what was written before it, and the end. */
+static void check_stream(machnet_channel_t *channel, const char *local) {
+  machnet_listener_t *listener = NULL;
+  machnet_flow_handle_t *flow = NULL, *accepted = NULL;
+  machnet_stream_t *here = NULL, *there = NULL;
+  machnet_address_t address;
+  machnet_flow_stats_t stats;
+  size_t sent = 0, got = 0, now = 0, total = 300000;
+  OK(machnet_listener_open(channel, local, 0, 0, &listener));
+  OK(machnet_listener_address(listener, &address));
+  OK(machnet_flow_connect(channel, NULL, local, address.port, PATIENCE_MS, &flow));
+  OK(machnet_listener_accept(listener, PATIENCE_MS, &accepted));
+  machnet_listener_close(listener);
+  OK(machnet_stream_open(flow, &here));
+  OK(machnet_stream_open(accepted, &there));
+  OK(machnet_stream_local_address(there, &address));
+  CHECK(address.ip_version == 4);
+  OK(machnet_stream_peer_address(here, &address));
+  stats.struct_size = sizeof stats;
+  CHECK(machnet_stream_try_read(there, answer, 10, &now) == MACHNET_STATUS_WOULD_BLOCK);
+  CHECK(machnet_stream_read(there, answer, 10, 1, &now) == MACHNET_STATUS_TIMED_OUT);
+  CHECK(machnet_stream_write(here, request, 0, 1, &now) == MACHNET_STATUS_EMPTY_MESSAGE);
+  fill(total, 3);
+  while (got < total) {
+    int32_t status = sent < total ? machnet_stream_try_write(here, request + sent, total - sent, &now) : 0;
+    if (sent < total && status == MACHNET_STATUS_OK) sent += now;
+    else if (sent < total) CHECK(status == MACHNET_STATUS_WOULD_BLOCK);
+    OK(machnet_stream_read(there, answer + got, total - got, PATIENCE_MS, &now));
+    CHECK(now > 0);
+    got += now;
+  }
+  CHECK(memcmp(request, answer, total) == 0);
+  OK(machnet_stream_stats(here, &stats));
+  CHECK(stats.local == 1 && stats.messages_sent >= 5 && stats.bytes_sent == total + stats.messages_sent);
+  OK(machnet_stream_write(here, "bye", 3, PATIENCE_MS, &now));
+  OK(machnet_stream_end(here, PATIENCE_MS));
+  OK(machnet_stream_try_end(here));
+  CHECK(machnet_stream_write(here, "x", 1, PATIENCE_MS, &now) == MACHNET_STATUS_CLOSED);
+  OK(machnet_stream_read(there, answer, 10, PATIENCE_MS, &now));
+  CHECK(now == 3 && memcmp(answer, "bye", 3) == 0);
+  OK(machnet_stream_read(there, answer, 10, PATIENCE_MS, &now));
+  CHECK(now == 0);
+  OK(machnet_stream_write(there, "still heard", 11, PATIENCE_MS, &now));
+  machnet_stream_close(there);
+  OK(machnet_stream_read(here, answer, 20, PATIENCE_MS, &now));
+  CHECK(now == 11);
+  OK(machnet_stream_read(here, answer, 20, PATIENCE_MS, &now));
+  CHECK(now == 0);
+  OK(machnet_stream_reset(here));
+  machnet_stream_close(here);
 }
 
 static void *wait_for_the_end(void *flow) {
@@ -234,12 +370,18 @@ static void checks(const char *remote, uint16_t port) {
   snprintf(text, sizeof text, "%u.%u.%u.%u", local.bytes[0], local.bytes[1], local.bytes[2], local.bytes[3]);
   check_copies(flow);
   check_loans(flow);
+  check_stats(flow);
+  check_many_with_waits(flow);
+  check_cancel(channel, flow);
   check_many_with_events(channel, flow);
   check_fork(channel, flow);
   check_shutdown(flow);
   check_channel_mode(channel, remote, port);
   check_pending(channel, remote, port);
   check_listener(channel, text);
+  check_stream(channel, text);
+  OK(machnet_channel_shutdown(channel));
+  CHECK(machnet_flow_connect(channel, NULL, remote, port, PATIENCE_MS, &flow) == MACHNET_STATUS_CLOSED);
   OK(machnet_channel_close(channel));
   printf("all checks hold\n");
 }

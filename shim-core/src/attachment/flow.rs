@@ -1,12 +1,15 @@
 //! One connection, from any thread.
 
 use super::shared::{Interest, Shared};
-use super::{Attachment, send, send_parts};
-use crate::channel::{End, FlowId, Room, Source, Wants};
+use super::{Attachment, Wait, send, send_parts};
+use crate::channel::{Core, End, FlowId, Room, Source, Wants};
 use crate::error::{Error, Result, would_block};
 use crate::message::{Message, TxLoan};
+use crate::stats::FlowStats;
 use std::net::SocketAddr;
 use std::sync::Arc;
+#[cfg(feature = "tokio")]
+use std::task::{Context, Poll};
 use std::time::Duration;
 
 /// One connection. It carries whole messages, in order, both ways. Dropped, it closes in order.
@@ -55,7 +58,7 @@ impl Flow {
     /// # Errors
     /// As for [`Self::try_send`], but never `WouldBlock`.
     pub fn send(&self, message: &[u8]) -> Result<()> {
-        self.send_within(message, None)
+        self.send_with(message, None)
     }
 
     /// Sends; waits for credit and room, at most `timeout`.
@@ -63,11 +66,15 @@ impl Flow {
     /// # Errors
     /// As for [`Self::send`], and [`Error::TimedOut`]: nothing was sent.
     pub fn send_timeout(&self, message: &[u8], timeout: Duration) -> Result<()> {
-        self.send_within(message, Some(timeout))
+        self.send_with(message, timeout)
     }
 
-    fn send_within(&self, message: &[u8], timeout: Option<Duration>) -> Result<()> {
-        self.shared.wait(timeout, Interest::Send(self.id, message.len()), |core| {
+    /// Sends; waits for credit and room as long as `wait` says.
+    ///
+    /// # Errors
+    /// As for [`Self::send`], [`Error::TimedOut`] and [`Error::Cancelled`]: then nothing was sent.
+    pub fn send_with<'a>(&self, message: &[u8], wait: impl Into<Wait<'a>>) -> Result<()> {
+        self.shared.wait(wait, Interest::Send(self.id, message.len()), |core| {
             let outcome = core.try_send(self.id, message);
             core.ring_after_send();
             would_block(outcome)
@@ -99,6 +106,36 @@ impl Flow {
         }
     }
 
+    /// Sends all of them in order; waits for credit and room as long as `wait` says. The lock is taken once and the engine woken
+    /// once for as many as there is room for. Says how many were sent: fewer than all if the wait, or the flow, came to its end
+    /// behind them.
+    ///
+    /// # Errors
+    /// As for [`Self::send_with`], and only if nothing was sent.
+    pub fn send_many<'a>(&self, messages: &[&[u8]], wait: impl Into<Wait<'a>>) -> Result<usize> {
+        let largest = messages.iter().map(|message| message.len()).max().unwrap_or(0);
+        let mut sent = 0;
+        let outcome = self.shared.wait(wait, Interest::Send(self.id, largest), |core| {
+            let before = sent;
+            let mut outcome = Ok(Some(()));
+            while let Some(message) = messages.get(sent) {
+                outcome = would_block(core.try_send(self.id, message));
+                if !matches!(outcome, Ok(Some(()))) {
+                    break;
+                }
+                sent += 1;
+            }
+            if sent > before {
+                core.ring_after_send();
+            }
+            outcome
+        });
+        match outcome {
+            Err(error) if sent == 0 => Err(error),
+            _ => Ok(sent),
+        }
+    }
+
     /// The next message, if one is there.
     ///
     /// # Errors
@@ -116,7 +153,7 @@ impl Flow {
     /// # Errors
     /// As for [`Self::try_recv`].
     pub fn recv(&self) -> Result<Message> {
-        self.recv_within(None)
+        self.recv_with(None)
     }
 
     /// Waits for the next message, at most `timeout`.
@@ -124,11 +161,15 @@ impl Flow {
     /// # Errors
     /// As for [`Self::try_recv`], and [`Error::TimedOut`].
     pub fn recv_timeout(&self, timeout: Duration) -> Result<Message> {
-        self.recv_within(Some(timeout))
+        self.recv_with(timeout)
     }
 
-    fn recv_within(&self, timeout: Option<Duration>) -> Result<Message> {
-        self.shared.wait(timeout, self.receive(), |core| core.try_recv(self.id))
+    /// Waits for the next message as long as `wait` says.
+    ///
+    /// # Errors
+    /// As for [`Self::try_recv`], [`Error::TimedOut`] and [`Error::Cancelled`].
+    pub fn recv_with<'a>(&self, wait: impl Into<Wait<'a>>) -> Result<Message> {
+        self.shared.wait(wait, self.receive(), |core| core.try_recv(self.id))
     }
 
     fn receive(&self) -> Interest {
@@ -150,9 +191,9 @@ impl Flow {
     /// Copies the next message into `buffer`; says its length in bytes.
     ///
     /// # Errors
-    /// As for [`Self::try_recv_into`], and [`Error::TimedOut`].
-    pub fn recv_into(&self, buffer: &mut [u8], timeout: Option<Duration>) -> Result<usize> {
-        self.shared.wait(timeout, self.receive(), |core| core.try_recv_into(self.id, buffer))
+    /// As for [`Self::try_recv_into`], [`Error::TimedOut`] and [`Error::Cancelled`].
+    pub fn recv_into<'a>(&self, buffer: &mut [u8], wait: impl Into<Wait<'a>>) -> Result<usize> {
+        self.shared.wait(wait, self.receive(), |core| core.try_recv_into(self.id, buffer))
     }
 
     /// Appends the messages that are there, at most `most`, to `out`; says how many.
@@ -163,19 +204,38 @@ impl Flow {
         if most == 0 {
             return Ok(0);
         }
-        let first = self.shared.attempt(Wants::Receive(self.id), |core| {
-            let Some(first) = core.try_recv(self.id)? else { return Ok(None) };
-            out.push(first);
-            let mut count = 1;
-            while count < most {
-                // An error comes again at the next call, when nothing is queued before it.
-                let Ok(Some(message)) = core.try_recv(self.id) else { break };
-                out.push(message);
-                count += 1;
-            }
-            Ok(Some(count))
-        })?;
-        Ok(first.unwrap_or(0))
+        let take = |core: &mut Core| self.take_many(core, out, most);
+        Ok(self.shared.attempt(Wants::Receive(self.id), take)?.unwrap_or(0))
+    }
+
+    /// Waits for a message as long as `wait` says and appends it and those behind it that are there, at most `most`, to `out`;
+    /// says how many. The lock is taken once for all of them.
+    ///
+    /// # Errors
+    /// As for [`Self::recv_with`], only if there is no message.
+    pub fn recv_many<'a>(
+        &self,
+        out: &mut Vec<Message>,
+        most: usize,
+        wait: impl Into<Wait<'a>>,
+    ) -> Result<usize> {
+        if most == 0 {
+            return Ok(0);
+        }
+        self.shared.wait(wait, self.receive(), |core| self.take_many(core, out, most))
+    }
+
+    fn take_many(&self, core: &mut Core, out: &mut Vec<Message>, most: usize) -> Result<Option<usize>> {
+        let Some(first) = core.try_recv(self.id)? else { return Ok(None) };
+        out.push(first);
+        let mut count = 1;
+        while count < most {
+            // An error comes again at the next call, when nothing is queued before it.
+            let Ok(Some(message)) = core.try_recv(self.id) else { break };
+            out.push(message);
+            count += 1;
+        }
+        Ok(Some(count))
     }
 
     /// Lends room of `len` bytes to write a message in place; its credit is reserved.
@@ -184,8 +244,87 @@ impl Flow {
     /// As for [`Self::try_send`].
     pub fn lend(&self, len: usize) -> Result<TxLoan> {
         let room = self.shared.attempt(Wants::Send(self.id), |core| would_block(core.lend(self.id, len)))?;
-        let lent = Lent { shared: Arc::clone(&self.shared), id: self.id };
-        Ok(TxLoan::new(lent, room.ok_or(Error::WouldBlock)?))
+        Ok(self.loan(room.ok_or(Error::WouldBlock)?))
+    }
+
+    /// As [`Self::lend`]; waits for credit and room as long as `wait` says.
+    ///
+    /// # Errors
+    /// As for [`Self::send_with`].
+    pub fn lend_with<'a>(&self, len: usize, wait: impl Into<Wait<'a>>) -> Result<TxLoan> {
+        let interest = Interest::Send(self.id, len);
+        let room = self.shared.wait(wait, interest, |core| would_block(core.lend(self.id, len)))?;
+        Ok(self.loan(room))
+    }
+
+    fn loan(&self, room: Room) -> TxLoan {
+        TxLoan::new(Lent { shared: Arc::clone(&self.shared), id: self.id }, room)
+    }
+
+    /// Waits until a receive would be answered, with a message or an error. Another thread may take it first.
+    ///
+    /// # Errors
+    /// [`Error::TimedOut`], [`Error::Cancelled`], [`Error::Forked`].
+    pub fn wait_to_recv<'a>(&self, wait: impl Into<Wait<'a>>) -> Result<()> {
+        let source = Source::Flow(self.id);
+        self.shared.wait(wait, self.receive(), |core| Ok(core.can_recv(source).then_some(())))
+    }
+
+    /// Waits until a send of `len` bytes would be answered, with success or an error. Another thread may take the room first.
+    ///
+    /// # Errors
+    /// As for [`Self::wait_to_recv`].
+    pub fn wait_to_send<'a>(&self, len: usize, wait: impl Into<Wait<'a>>) -> Result<()> {
+        let interest = Interest::Send(self.id, len);
+        self.shared.wait(wait, interest, |core| Ok(core.can_send(self.id, len, 0).then_some(())))
+    }
+
+    /// Whether the peer closed in order, so that nothing more comes behind what is queued.
+    pub fn is_closed_by_peer(&self) -> bool {
+        let looked = self.shared.with(|core| core.look(self.id));
+        looked.is_ok_and(|look| look.end == Some(End::Closed))
+    }
+
+    /// What a task waits with.
+    #[cfg(feature = "tokio")]
+    pub(crate) fn registration(&self) -> super::Registration {
+        super::Registration::new(&self.shared)
+    }
+
+    #[cfg(feature = "tokio")]
+    pub(crate) fn poll_recv(
+        &self,
+        task: &mut super::Registration,
+        context: &mut Context<'_>,
+    ) -> Poll<Result<Message>> {
+        task.poll(context, self.receive(), |core| core.try_recv(self.id))
+    }
+
+    #[cfg(feature = "tokio")]
+    pub(crate) fn poll_send(
+        &self,
+        task: &mut super::Registration,
+        context: &mut Context<'_>,
+        parts: &[&[u8]],
+    ) -> Poll<Result<()>> {
+        let length = parts.iter().map(|part| part.len()).sum();
+        task.poll(context, Interest::Send(self.id, length), |core| {
+            let outcome = core.try_send_parts(self.id, parts);
+            core.ring_after_send();
+            would_block(outcome)
+        })
+    }
+
+    /// Readiness to receive or, with a length, to send so much.
+    #[cfg(feature = "tokio")]
+    pub(crate) fn poll_ready(
+        &self,
+        task: &mut super::Registration,
+        context: &mut Context<'_>,
+        send: Option<usize>,
+    ) -> Poll<Result<()>> {
+        let interest = send.map_or(self.receive(), |length| Interest::Send(self.id, length));
+        task.poll(context, interest, |core| Ok(interest.is_met(core).then_some(())))
     }
 
     /// The peer: of a connected flow the listener it reached, of an accepted one where it came from.
@@ -210,6 +349,16 @@ impl Flow {
             core.look(self.id)
         });
         looked.map_or(0, |look| look.unacknowledged)
+    }
+
+    /// What the sidecar knows of the flow: round-trip time, messages, bytes, repeats. A rare call: the sidecar is asked over
+    /// its socket, which takes tens of microseconds.
+    ///
+    /// # Errors
+    /// [`Error::UnknownFlow`], [`Error::Version`] from a sidecar that is too old to know, [`Error::TimedOut`] after 5 s,
+    /// [`Error::Closed`] after the channel was closed, [`Error::EngineLost`], [`Error::SidecarBroken`], [`Error::Forked`].
+    pub fn stats(&self) -> Result<FlowStats> {
+        self.shared.flow_stats(self.id)
     }
 
     /// The flow's number on its channel, stable for its life.

@@ -1,11 +1,13 @@
 //! Flows to come: listeners and connects under way.
 
 use super::shared::{Interest, Shared};
-use super::{Attachment, Flow};
+use super::{Attachment, Flow, Wait};
 use crate::channel::Wants;
 use crate::error::Result;
 use std::net::SocketAddr;
 use std::sync::Arc;
+#[cfg(feature = "tokio")]
+use std::task::{Context, Poll};
 use std::time::Duration;
 
 /// Waits for flows. Dropped, it stops listening; flows it handed out live on.
@@ -33,7 +35,7 @@ impl Listener {
     /// [`crate::Error::Closed`] once the listener was shut down, [`crate::Error::WrongMode`] if it is in channel mode,
     /// [`crate::Error::EngineLost`], [`crate::Error::SidecarBroken`], [`crate::Error::Forked`].
     pub fn accept(&self) -> Result<Flow> {
-        self.accept_within(None)
+        self.accept_with(None)
     }
 
     /// Waits for a flow, at most `timeout`.
@@ -41,12 +43,16 @@ impl Listener {
     /// # Errors
     /// As for [`Self::accept`], and [`crate::Error::TimedOut`].
     pub fn accept_timeout(&self, timeout: Duration) -> Result<Flow> {
-        self.accept_within(Some(timeout))
+        self.accept_with(timeout)
     }
 
-    fn accept_within(&self, timeout: Option<Duration>) -> Result<Flow> {
+    /// Waits for a flow, as long as `wait` says.
+    ///
+    /// # Errors
+    /// As for [`Self::accept`], [`crate::Error::TimedOut`] and [`crate::Error::Cancelled`].
+    pub fn accept_with<'a>(&self, wait: impl Into<Wait<'a>>) -> Result<Flow> {
         let interest = Interest::Accept(self.number);
-        let id = self.shared.wait(timeout, interest, |core| core.try_accept(self.number))?;
+        let id = self.shared.wait(wait, interest, |core| core.try_accept(self.number))?;
         Flow::new(&self.shared, id)
     }
 
@@ -57,6 +63,22 @@ impl Listener {
     pub fn try_accept(&self) -> Result<Option<Flow>> {
         let id = self.shared.attempt(Wants::Accept(self.number), |core| core.try_accept(self.number))?;
         id.map(|id| Flow::new(&self.shared, id)).transpose()
+    }
+
+    #[cfg(feature = "tokio")]
+    pub(crate) fn registration(&self) -> super::Registration {
+        super::Registration::new(&self.shared)
+    }
+
+    #[cfg(feature = "tokio")]
+    pub(crate) fn poll_accept(
+        &self,
+        task: &mut super::Registration,
+        context: &mut Context<'_>,
+    ) -> Poll<Result<Flow>> {
+        let interest = Interest::Accept(self.number);
+        let id = std::task::ready!(task.poll(context, interest, |core| core.try_accept(self.number)))?;
+        Poll::Ready(Flow::new(&self.shared, id))
     }
 
     /// Where it listens, the port filled in.
@@ -120,13 +142,30 @@ impl PendingConnect {
         id.map(|id| Flow::new(&self.shared, id)).transpose()
     }
 
-    /// Waits for the outcome.
+    #[cfg(feature = "tokio")]
+    pub(crate) fn registration(&self) -> super::Registration {
+        super::Registration::new(&self.shared)
+    }
+
+    #[cfg(feature = "tokio")]
+    pub(crate) fn poll_finish(
+        &self,
+        task: &mut super::Registration,
+        context: &mut Context<'_>,
+    ) -> Poll<Result<Flow>> {
+        let interest = Interest::Connect(self.request);
+        let call = |core: &mut crate::channel::Core| core.try_finish_connect(self.request);
+        let id = std::task::ready!(task.poll(context, interest, call))?;
+        Poll::Ready(Flow::new(&self.shared, id))
+    }
+
+    /// Waits for the outcome. It, or the error, comes once; after a timeout or a cancel it may be asked for again.
     ///
     /// # Errors
-    /// As for [`Attachment::connect`], and [`crate::Error::TimedOut`].
-    pub fn finish(self, timeout: Option<Duration>) -> Result<Flow> {
+    /// As for [`Attachment::connect`], [`crate::Error::TimedOut`] and [`crate::Error::Cancelled`].
+    pub fn finish<'a>(&self, wait: impl Into<Wait<'a>>) -> Result<Flow> {
         let interest = Interest::Connect(self.request);
-        let id = self.shared.wait(timeout, interest, |core| core.try_finish_connect(self.request))?;
+        let id = self.shared.wait(wait, interest, |core| core.try_finish_connect(self.request))?;
         Flow::new(&self.shared, id)
     }
 

@@ -1,16 +1,23 @@
 //! The thread-safe layer: handles that any thread may use.
 
+mod cancel;
 mod flow;
 mod listener;
 mod shared;
+#[cfg(feature = "tokio")]
+mod wakers;
 
+pub use cancel::{Canceller, Wait};
 pub use flow::Flow;
 pub(crate) use flow::Lent;
 pub use listener::{Listener, PendingConnect};
+#[cfg(feature = "tokio")]
+pub(crate) use wakers::{Registration, TaskDriver};
 
 use crate::channel::{Channel, ChannelInfo, Core, Ends, FlowId, Source, Wants};
 use crate::error::{Error, Result, would_block};
 use crate::message::Message;
+use crate::stats::FlowStats;
 use shared::{Interest, Shared};
 use std::net::{IpAddr, SocketAddr, ToSocketAddrs};
 use std::os::fd::BorrowedFd;
@@ -121,10 +128,7 @@ impl Attachment {
         local: Option<IpAddr>,
         timeout: Option<Duration>,
     ) -> Result<Flow> {
-        let request = self
-            .shared
-            .wait(None, Interest::Slot, |core| would_block(core.start_connect(remote, local, timeout)))?;
-        PendingConnect::new(&self.shared, request).finish(None)
+        self.connect_with(remote, local, timeout)
     }
 
     /// Begins to connect and does not wait.
@@ -142,6 +146,29 @@ impl Attachment {
             .shared
             .attempt(Wants::Slot, |core| would_block(core.start_connect(remote, local, timeout)))?;
         Ok(PendingConnect::new(&self.shared, request.ok_or(Error::WouldBlock)?))
+    }
+
+    /// As [`Self::connect_timeout`]; the wait may also be cancelled. Its timeout is the sidecar's for this connect.
+    ///
+    /// # Errors
+    /// As for [`Self::connect`], and [`Error::Cancelled`].
+    pub fn connect_with<'a>(
+        &self,
+        remote: SocketAddr,
+        local: Option<IpAddr>,
+        wait: impl Into<Wait<'a>>,
+    ) -> Result<Flow> {
+        let Wait { timeout, canceller } = wait.into();
+        let wait = Wait { timeout: None, canceller };
+        let request = self
+            .shared
+            .wait(wait, Interest::Slot, |core| would_block(core.start_connect(remote, local, timeout)))?;
+        PendingConnect::new(&self.shared, request).finish(wait)
+    }
+
+    /// What ends waits on this channel from another thread.
+    pub fn canceller(&self) -> Canceller {
+        Canceller::new(&self.shared)
     }
 
     /// The descriptor to poll for readability, level-triggered. The first call switches the channel into event mode: from
@@ -162,11 +189,11 @@ impl Attachment {
     /// The next message of any channel-mode flow, in order of arrival.
     ///
     /// # Errors
-    /// [`Error::TimedOut`], [`Error::Closed`] after [`Self::close`], [`Error::EngineLost`], [`Error::SidecarBroken`],
+    /// [`Error::TimedOut`], [`Error::Cancelled`], [`Error::Closed`] after [`Self::close`], [`Error::EngineLost`], [`Error::SidecarBroken`],
     /// [`Error::Forked`]. The end of a flow is none: its id is refused from then on.
-    pub fn recv_any(&self, timeout: Option<Duration>) -> Result<Arrival> {
+    pub fn recv_any<'a>(&self, wait: impl Into<Wait<'a>>) -> Result<Arrival> {
         let interest = Interest::Receive(Source::Any);
-        self.shared.wait(timeout, interest, Core::try_recv_any).map(Arrival::new)
+        self.shared.wait(wait, interest, Core::try_recv_any).map(Arrival::new)
     }
 
     /// As [`Self::recv_any`], without waiting.
@@ -222,6 +249,23 @@ impl Attachment {
         })
     }
 
+    /// Sends a message made of parts on the channel-mode flow between these ends, without waiting: [`Self::find_flow`] and
+    /// [`Self::try_send_parts_to`] in one step.
+    ///
+    /// # Errors
+    /// As for those two.
+    pub fn try_send_parts_between(&self, peer: SocketAddr, local: SocketAddr, parts: &[&[u8]]) -> Result<()> {
+        self.shared.with(|core| {
+            core.check_over()?;
+            let flow = core.find_by_ends(peer, local)?;
+            channel_mode(core, flow)?;
+            match parts {
+                [message] => send(core, flow, message),
+                parts => send_parts(core, flow, parts),
+            }
+        })
+    }
+
     /// Sends a message made of parts on a channel-mode flow, without waiting.
     ///
     /// # Errors
@@ -236,14 +280,24 @@ impl Attachment {
     /// Sends on a channel-mode flow; waits for credit and room.
     ///
     /// # Errors
-    /// As for [`Self::try_send_to`], with [`Error::TimedOut`] in place of `WouldBlock`.
-    pub fn send_to(&self, flow: FlowId, message: &[u8], timeout: Option<Duration>) -> Result<()> {
-        self.shared.wait(timeout, Interest::Send(flow, message.len()), |core| {
+    /// As for [`Self::try_send_to`], with [`Error::TimedOut`] and [`Error::Cancelled`] in place of `WouldBlock`.
+    pub fn send_to<'a>(&self, flow: FlowId, message: &[u8], wait: impl Into<Wait<'a>>) -> Result<()> {
+        self.shared.wait(wait, Interest::Send(flow, message.len()), |core| {
             channel_mode(core, flow)?;
             let outcome = core.try_send(flow, message);
             core.ring_after_send();
             would_block(outcome)
         })
+    }
+
+    /// What the sidecar knows of a channel-mode flow: round-trip time, messages, bytes, repeats. A rare call: the sidecar is
+    /// asked over its socket, which takes tens of microseconds.
+    ///
+    /// # Errors
+    /// [`Error::UnknownFlow`], [`Error::Version`] from a sidecar that is too old to know, [`Error::TimedOut`] after 5 s,
+    /// [`Error::Closed`] after the channel was closed, [`Error::EngineLost`], [`Error::SidecarBroken`], [`Error::Forked`].
+    pub fn flow_stats(&self, flow: FlowId) -> Result<FlowStats> {
+        self.shared.flow_stats(flow)
     }
 
     /// Closes a channel-mode flow in order.

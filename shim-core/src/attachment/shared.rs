@@ -4,12 +4,14 @@
 //! on condition variables. When the driver leaves, it makes one of them its successor. Nobody holds the lock while waiting.
 //! A message is popped by the thread that returns it, so a wait that is cut short loses nothing.
 
+use super::cancel::{CancelFlag, Wait};
 use crate::attach::{Control, Unlistener};
 use crate::channel::{Channel, ChannelInfo, Core, Doorbell, FlowId, Source, Wants};
 use crate::error::{Error, Result};
 use crate::message::FlushReturns;
 use crate::shm::region::fork::Generation;
 use crate::socket;
+use crate::stats::FlowStats;
 use crate::wait::{Deadline, Idle, Step, WaitPolicy};
 use std::os::fd::{AsFd, OwnedFd};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, OnceLock, PoisonError};
@@ -31,11 +33,14 @@ pub(super) enum Interest {
     End(FlowId),
     /// The end of all flows.
     AllEnds,
+    /// Nothing of its own: a task that drives for others.
+    #[cfg(feature = "tokio")]
+    Nothing,
 }
 
 impl Interest {
     /// Whether a call that waits for this would be answered now.
-    fn is_met(self, core: &mut Core) -> bool {
+    pub(super) fn is_met(self, core: &mut Core) -> bool {
         match self {
             Self::Receive(from) => core.can_recv(from),
             Self::Send(flow, length) => core.can_send(flow, length, 0),
@@ -45,15 +50,26 @@ impl Interest {
             Self::Slot => core.has_slot(),
             Self::End(flow) => core.has_ended(flow),
             Self::AllEnds => core.all_ended(),
+            #[cfg(feature = "tokio")]
+            Self::Nothing => false,
         }
     }
 }
 
 #[derive(Debug)]
-struct Driver {
+pub(super) struct Driver {
     interest: Interest,
     /// In the system call, so that only the doorbell or a nudge wakes it.
     asleep: bool,
+    cancel: Option<CancelFlag>,
+}
+
+#[cfg(feature = "tokio")]
+impl Driver {
+    /// A task: it waits for nothing of its own, and another thread never has to wake it.
+    pub(super) fn of_tasks() -> Self {
+        Self { interest: Interest::Nothing, asleep: false, cancel: None }
+    }
 }
 
 #[derive(Debug)]
@@ -61,17 +77,21 @@ struct Waiter {
     number: u64,
     interest: Interest,
     condition: Arc<Condvar>,
-    /// Called: to take what it waited for, or to drive.
+    /// Called: to take what it waited for, to drive, or to give up.
     called: bool,
+    cancel: Option<CancelFlag>,
 }
 
 /// What the lock protects.
 #[derive(Debug)]
 pub(super) struct State {
     pub(super) core: Core,
-    driver: Option<Driver>,
+    pub(super) driver: Option<Driver>,
     waiters: Vec<Waiter>,
-    next_number: u64,
+    /// Tasks that wait. While there are any there is a driver.
+    #[cfg(feature = "tokio")]
+    pub(super) tasks: Vec<super::wakers::Waiting>,
+    pub(super) next_number: u64,
 }
 
 /// A channel shared by all handles of an attachment.
@@ -98,7 +118,14 @@ impl Shared {
             generation: core.generation(),
             bell: Arc::clone(core.bell()),
             unlistener: control.unlistener(),
-            state: Mutex::new(State { core, driver: None, waiters: Vec::new(), next_number: 0 }),
+            state: Mutex::new(State {
+                core,
+                driver: None,
+                waiters: Vec::new(),
+                #[cfg(feature = "tokio")]
+                tasks: Vec::new(),
+                next_number: 0,
+            }),
             control: Mutex::new(control),
             info,
             wait_policy,
@@ -131,6 +158,24 @@ impl Shared {
         outcome
     }
 
+    /// One call on all that the lock protects.
+    #[cfg(feature = "tokio")]
+    pub(super) fn with_state<T>(&self, call: impl FnOnce(&mut State) -> Result<T>) -> Result<T> {
+        self.check_process()?;
+        let mut state = self.lock();
+        let outcome = call(&mut state);
+        self.settle(&mut state);
+        outcome
+    }
+
+    /// Calls a thread to drive, if there is nobody who does.
+    #[cfg(feature = "tokio")]
+    pub(super) fn name_successor(&self) {
+        if self.check_process().is_ok() {
+            name_successor(&mut self.lock());
+        }
+    }
+
     /// A call that does not wait, as event mode wants it.
     #[inline]
     pub(super) fn attempt<T>(
@@ -154,6 +199,8 @@ impl Shared {
         if !state.core.take_changed() {
             return;
         }
+        #[cfg(feature = "tokio")]
+        state.wake_tasks();
         for waiter in state.waiters.iter_mut().filter(|waiter| !waiter.called) {
             if waiter.interest.is_met(&mut state.core) {
                 waiter.called = true;
@@ -171,10 +218,32 @@ impl Shared {
         }
     }
 
+    /// Wakes those whose waits were cancelled.
+    pub(super) fn wake_cancelled(&self) {
+        if self.check_process().is_err() {
+            return; // The lock and those who wait are the parent's.
+        }
+        let state = &mut *self.lock();
+        let cancelled = |flag: &Option<CancelFlag>| flag.as_ref().is_some_and(CancelFlag::is_set);
+        for waiter in state.waiters.iter_mut().filter(|waiter| !waiter.called && cancelled(&waiter.cancel)) {
+            waiter.called = true;
+            waiter.condition.notify_one();
+        }
+        if let Some(driver) = &mut state.driver
+            && driver.asleep
+            && cancelled(&driver.cancel)
+        {
+            driver.asleep = false;
+            if let Some((_, write)) = self.nudge.get() {
+                socket::ring(write.as_fd(), false);
+            }
+        }
+    }
+
     /// Repeats a call until it finds something.
-    pub(super) fn wait<T>(
+    pub(super) fn wait<'a, T>(
         &self,
-        timeout: Option<Duration>,
+        wait: impl Into<Wait<'a>>,
         interest: Interest,
         mut call: impl FnMut(&mut Core) -> Result<Option<T>>,
     ) -> Result<T> {
@@ -185,19 +254,24 @@ impl Shared {
         if let Some(outcome) = first {
             return outcome;
         }
+        let Wait { timeout, canceller } = wait.into();
+        if canceller.is_some_and(|canceller| !canceller.is_of(self)) {
+            return Err(Error::invalid("the canceller belongs to another channel"));
+        }
+        let cancel = canceller.map(|canceller| canceller.flag().clone());
         let deadline = Deadline::after(timeout);
         let outcome = loop {
-            if deadline.is_past() {
-                break Err(Error::TimedOut);
+            if let Err(error) = may_wait(deadline, cancel.as_ref()) {
+                break Err(error);
             }
             if state.driver.is_none() {
-                state.driver = Some(Driver { interest, asleep: false });
+                state.driver = Some(Driver { interest, asleep: false, cancel });
                 let (guard, outcome) = self.drive(state, deadline, &mut call);
                 state = guard;
                 state.driver = None;
                 break outcome;
             }
-            state = self.follow(state, deadline, interest);
+            state = self.follow(state, deadline, interest, cancel.clone());
             let found = call(&mut state.core).transpose();
             self.settle(&mut state);
             if let Some(outcome) = found {
@@ -209,11 +283,18 @@ impl Shared {
     }
 
     /// Sleeps until called or the deadline.
-    fn follow<'a>(&'a self, mut state: Guard<'a>, deadline: Deadline, interest: Interest) -> Guard<'a> {
+    fn follow<'a>(
+        &'a self,
+        mut state: Guard<'a>,
+        deadline: Deadline,
+        interest: Interest,
+        cancel: Option<CancelFlag>,
+    ) -> Guard<'a> {
         let condition = Arc::new(Condvar::new());
         let number = state.next_number;
         state.next_number += 1;
-        state.waiters.push(Waiter { number, interest, condition: Arc::clone(&condition), called: false });
+        let place = Arc::clone(&condition);
+        state.waiters.push(Waiter { number, interest, condition: place, called: false, cancel });
         loop {
             state = match deadline.left() {
                 None => condition.wait(state).unwrap_or_else(PoisonError::into_inner),
@@ -265,8 +346,9 @@ impl Shared {
             if let Some(outcome) = found {
                 return (state, outcome);
             }
-            if deadline.is_past() {
-                return (state, Err(Error::TimedOut));
+            let cancel = state.driver.as_ref().and_then(|driver| driver.cancel.as_ref());
+            if let Err(error) = may_wait(deadline, cancel) {
+                return (state, Err(error));
             }
         }
     }
@@ -337,6 +419,15 @@ impl Shared {
         outcome
     }
 
+    /// What the sidecar knows of a flow.
+    pub(super) fn flow_stats(&self, flow: FlowId) -> Result<FlowStats> {
+        self.with(|core| {
+            core.check_over()?;
+            core.look(flow).map(|_| ())
+        })?;
+        self.control.lock().unwrap_or_else(PoisonError::into_inner).flow_stats(flow.handle)
+    }
+
     /// Closes all flows in order, waits for the linger time at most, and detaches.
     pub(super) fn close(&self) -> Result<()> {
         let was_over = self.with(|core| {
@@ -367,6 +458,14 @@ impl Shared {
         })?;
         self.control.lock().unwrap_or_else(PoisonError::into_inner).detach()
     }
+}
+
+/// Whether a wait may go on.
+fn may_wait(deadline: Deadline, cancel: Option<&CancelFlag>) -> Result<()> {
+    if cancel.is_some_and(CancelFlag::is_set) {
+        return Err(Error::Cancelled);
+    }
+    if deadline.is_past() { Err(Error::TimedOut) } else { Ok(()) }
 }
 
 fn set_asleep(state: &mut State, asleep: bool) {

@@ -141,6 +141,12 @@ impl Core {
         }
     }
 
+    /// Whether the doorbell belongs to an event loop of the application.
+    #[cfg(feature = "tokio")]
+    pub(crate) fn is_in_event_mode(&self) -> bool {
+        self.event_mode
+    }
+
     /// A call that does not wait, as event mode wants it.
     #[inline]
     pub(crate) fn attempt<T>(

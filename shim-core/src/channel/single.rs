@@ -5,6 +5,7 @@ use crate::attach::Control;
 use crate::error::{Error, Result, would_block};
 use crate::message::Message;
 use crate::socket;
+use crate::stats::FlowStats;
 use crate::wait::{Deadline, Idle, Step, WaitPolicy};
 use std::net::{IpAddr, SocketAddr};
 use std::os::fd::BorrowedFd;
@@ -227,6 +228,19 @@ impl Channel {
     /// [`Error::UnknownFlow`].
     pub fn flow_addresses(&self, flow: FlowId) -> Result<(SocketAddr, SocketAddr)> {
         self.core.look(flow).map(|look| (look.peer, look.local))
+    }
+
+    /// What the sidecar knows of the flow: round-trip time, messages, bytes, repeats. A rare call: the sidecar is asked over
+    /// its socket, which takes tens of microseconds.
+    ///
+    /// # Errors
+    /// [`Error::UnknownFlow`], [`Error::Version`] from a sidecar that is too old to know, [`Error::TimedOut`] after 5 s,
+    /// [`Error::Closed`] after the channel was closed, [`Error::EngineLost`], [`Error::SidecarBroken`], [`Error::Forked`].
+    pub fn flow_stats(&mut self, flow: FlowId) -> Result<FlowStats> {
+        self.core.check_process()?;
+        self.core.check_over()?;
+        self.core.look(flow)?;
+        self.control.flow_stats(flow.handle)
     }
 
     /// Closes the flow in order: what was sent is delivered first. What was received and not taken is dropped.
