@@ -120,7 +120,7 @@ pub fn take_messages(
             Some(Taken::Message { flow, handle, len }) => {
                 let bytes = &mut frame[..len as usize];
                 tenant.copy_out(handle, 0, bytes);
-                tenant.acknowledged(flow, handle);
+                tenant.acknowledged(flow, std::iter::once(handle));
                 each(tenant, flow, bytes);
             }
             Some(_) => {}
