@@ -23,6 +23,16 @@ exists() { [ -e "benches/src/bin/$1.rs" ]; }
 
 build() { cargo build --locked --quiet --release --workspace --bins; }
 
+# iceoryx2, a peer of the bench `crossing`, is a package of its own with a lock file of its own: it brings many others.
+build_iceoryx2() {
+    if CARGO_TARGET_DIR="$target_dir" cargo build --locked --quiet --release --manifest-path benches/iceoryx2/Cargo.toml; then
+        MACHNET_BENCH_ICEORYX2="$(realpath "$target_dir/release/machnet-bench-iceoryx2")"
+        export MACHNET_BENCH_ICEORYX2
+    else
+        echo "benches/iceoryx2 cannot be built here: crossing goes without it" >&2
+    fi
+}
+
 # Turns the `figure:` lines of a bench's output into verdicts, in the order of the goals.
 verdicts() {
     local figure sign goal value
@@ -44,6 +54,7 @@ run() {
         return 0
     fi
     echo "==== $1"
+    [ "$1" != crossing ] || build_iceoryx2
     MACHNET="$target_dir/release/machnet" "$target_dir/release/$1" </dev/null | tee "$output/$1.txt"
     verdicts "$1" | tee "$output/$1.verdicts"
 }

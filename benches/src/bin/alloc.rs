@@ -116,7 +116,8 @@ fn receiver(channel: &mut Channel, flow: FlowId) -> impl FnMut(usize) -> bool {
 /// Two attachments of one sidecar, whose messages are written and read in place where they do not fit a slot.
 fn of_flows(at: SocketAddr) -> [f64; SIZES.len()] {
     let mut rig: Rig<MemoryDriver> = Rig::loop_back();
-    let (out, back) = rig.while_running(|options| {
+    // The listener stays until the end: given up at once, it could take a flow with it that was just accepted.
+    let (out, back, _listener) = rig.while_running(|options| {
         let client: Attachment = options.clone().attach().expect("the sidecar runs");
         let server: Attachment = options.attach().expect("the sidecar runs");
         let listener =
@@ -126,7 +127,7 @@ fn of_flows(at: SocketAddr) -> [f64; SIZES.len()] {
         let back = listener.accept().expect("the flow arrives");
         let first = back.recv_timeout(PATIENCE).expect("the first message arrives");
         assert_eq!(&*first, b"first");
-        (out, back)
+        (out, back, listener)
     });
     let send = |size: usize| {
         let Ok(mut loan) = out.lend(size) else { return false };

@@ -15,6 +15,8 @@ const STARTS: usize = 7;
 const ROUNDS: u32 = 200_000;
 /// Slots that the engine takes in one turn, as its worker does.
 const BURST: usize = 32;
+/// Names the program of benches/iceoryx2, which `ci/bench.sh` builds where it can.
+const ICEORYX2: &str = "MACHNET_BENCH_ICEORYX2";
 /// The application in a process of its own.
 const ROLE: &str = "application";
 
@@ -28,6 +30,14 @@ fn main() -> io::Result<()> {
     }
     let mut rows = rows();
     let mut floors = Vec::new();
+    match std::env::var_os(ICEORYX2) {
+        Some(_) => rows.push(Row {
+            name: "iceoryx2 publish and subscribe, two processes",
+            measure: iceoryx2,
+            times: Vec::new(),
+        }),
+        None => println!("iceoryx2 is left out: benches/iceoryx2 was not built."),
+    }
     for _ in 0..STARTS {
         floors.push(floor::one_way_ns(ROUNDS)?);
         for row in &mut rows {
@@ -118,6 +128,13 @@ fn whole_engine(at: &str) -> io::Result<f64> {
     let mut rig = Rig::loop_back();
     let socket = rig.socket().to_owned();
     rig.while_spinning(0, |_| application::outcome(application::start(ROLE, &socket, at)?))
+}
+
+fn iceoryx2() -> io::Result<f64> {
+    let program = std::env::var_os(ICEORYX2).unwrap_or_default();
+    let output = std::process::Command::new(program).arg((ROUNDS / 4).to_string()).output()?;
+    let text = String::from_utf8_lossy(&output.stdout);
+    text.trim().parse().map_err(|_| io::Error::other(format!("iceoryx2's program said: {text}")))
 }
 
 /// The child's part: sends and waits for what comes back, and says the time of one way in nanoseconds.

@@ -5,6 +5,7 @@ use machnet_benches::application::{self, BARE};
 use machnet_benches::peers::{self, CrossbeamArrayQueue, CrossbeamChannel, Rtrb};
 use machnet_benches::rig::{ADDRESS, ELSEWHERE, Rig};
 use machnet_benches::{MESSAGE_BYTES, bare, cpu, figure, roles, stats};
+use machnet_client::AttachOptions;
 use std::io;
 use std::net::SocketAddr;
 
@@ -18,12 +19,14 @@ const BURST: usize = 32;
 const WINDOW: u32 = 64;
 /// The application in a process of its own: it sends, or it sends to itself.
 const SENDER: &str = "sender";
+const BATCHES: &str = "batches";
 const BOTH_ENDS: &str = "both-ends";
 
 fn main() -> io::Result<()> {
     if let Some((role, arguments)) = roles::role() {
         return match role.as_str() {
             SENDER => send(&arguments),
+            BATCHES => send_many(&arguments),
             BOTH_ENDS => send_to_self(&arguments),
             other => Err(io::Error::other(format!("no role {other}"))),
         };
@@ -48,8 +51,9 @@ struct Row {
 fn rows() -> Vec<Row> {
     let row = |name, measure| Row { name, measure, rates: Vec::new() };
     vec![
-        row("streaming: application to the engine's end, two processes", to_engine),
+        row("streaming: batches of 32 to the engine's end, two processes", || to_engine(BATCHES)),
         row("crossbeam bounded channel, two threads", || Ok(peers::per_second::<CrossbeamChannel>(MESSAGES))),
+        row("the same, message by message", || to_engine(SENDER)),
         row("crossbeam ArrayQueue, two threads", || Ok(peers::per_second::<CrossbeamArrayQueue>(MESSAGES))),
         row("rtrb, two threads", || Ok(peers::per_second::<Rtrb>(MESSAGES))),
         row("whole engine, flow of one host, one thread both ends", whole_engine_same_host),
@@ -81,9 +85,9 @@ fn ratios(row: &Row, base: &Row) -> Vec<f64> {
 }
 
 /// The bench is the engine: it takes messages with all checks, and acknowledges each.
-fn to_engine() -> io::Result<f64> {
+fn to_engine(role: &str) -> io::Result<f64> {
     let bare = bare::Bare::start()?;
-    let child = application::start(SENDER, bare.socket(), BARE)?;
+    let child = application::start(role, bare.socket(), BARE)?;
     let receive = || {
         cpu::pin(&cpu::available(), 0);
         let mut tenant = bare.attached();
@@ -122,6 +126,23 @@ fn send(arguments: &[String]) -> io::Result<()> {
         }
     });
     println!("{rate}");
+    Ok(())
+}
+
+/// As [`send`], by the call for many messages: it looks once whether the engine has to be woken.
+fn send_many(arguments: &[String]) -> io::Result<()> {
+    let Some(socket) = arguments.first() else { return Err(io::Error::other("the role takes a socket")) };
+    let attachment = AttachOptions::new().socket(socket).attach().map_err(io::Error::other)?;
+    cpu::pin(&cpu::available(), 1);
+    let flow = attachment.connect(ELSEWHERE).map_err(io::Error::other)?;
+    let messages = [&[7; MESSAGE_BYTES][..]; BURST];
+    let mut left = usize::try_from(peers::rounds_with_warm_up(MESSAGES)).map_err(io::Error::other)?;
+    let (time, ()) = cpu::timed(|| {
+        while left > 0 {
+            left -= flow.try_send_many(&messages[..left.min(BURST)]).unwrap_or(0); // No room yet: again.
+        }
+    });
+    println!("{}", time.as_secs_f64());
     Ok(())
 }
 
