@@ -7,6 +7,7 @@
 pub mod callgrind;
 pub mod cpu;
 pub mod floor;
+pub mod hand_over;
 pub mod own_peer;
 pub mod rig;
 pub mod roles;
