@@ -75,6 +75,11 @@ impl<D: Driver> Rig<D> {
         Self { worker, clock: Clock::start(), sidecar, directory }
     }
 
+    /// Where to attach, for other processes.
+    pub fn socket(&self) -> &Path {
+        self.sidecar.socket()
+    }
+
     /// How to attach here.
     pub fn options(&self) -> AttachOptions {
         AttachOptions::new().socket(self.sidecar.socket())

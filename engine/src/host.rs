@@ -665,9 +665,7 @@ impl Payload for Host {
     fn acknowledged_all(&mut self, flow: FlowId, messages: impl Iterator<Item = TxHandle>) {
         if let Some((index, slot)) = self.route(flow) {
             let tenant = &mut self.at(index).tenant;
-            for message in messages {
-                tenant.acknowledged(slot, message.0);
-            }
+            tenant.acknowledged(slot, messages.map(|message| message.0));
             self.touch(index);
         }
     }

@@ -85,7 +85,7 @@ impl Host {
             }
             match peer.tenant.deliver_local(peer_slot, &message) {
                 Ok(true) => {
-                    self.at(from).tenant.acknowledged(slot, first);
+                    self.at(from).tenant.acknowledged(slot, std::iter::once(first));
                     self.counters.count(Counter::MessagesRelayed);
                     self.counters.count(Counter::MessagesDelivered);
                     self.touch(from);

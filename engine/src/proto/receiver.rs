@@ -131,27 +131,24 @@ impl Receiver {
             Body::None | Body::Ping { .. } | Body::Nudge => Verdict::Taken,
             Body::Whole { message, bytes } => self.on_whole(flow, message, bytes, counters, payload),
             Body::Bundle { first, items } => {
-                let mut rest = items.iter();
-                let mut number = first;
                 // Mostly the whole bundle is what comes next: then it is taken in one step as far as there is room.
-                if number == self.next && self.waiting.is_empty() {
-                    let most = self.window.max_message as usize;
-                    let open = self.may_take_many();
+                let mut taken = 0;
+                if first == self.next && self.waiting.is_empty() {
+                    let (most, open) = (self.window.max_message as usize, self.may_take_many());
                     let fitting = items.iter().take(open).take_while(|bytes| bytes.len() <= most);
-                    let taken = payload.deliver_all(flow, fitting);
+                    taken = payload.deliver_all(flow, fitting);
                     counters.messages_delivered += u64::from(taken);
                     self.delivered += u64::from(taken);
                     self.next = self.next.wrapping_add(taken);
-                    number = self.next;
-                    for _ in 0..taken {
-                        rest.next();
+                    if taken == items.count() {
+                        return Verdict::Taken;
                     }
                 }
-                for bytes in rest {
+                for (index, bytes) in (taken..).zip(items.iter().skip(taken as usize)) {
+                    let number = first.wrapping_add(index);
                     if self.on_whole(flow, number, bytes, counters, payload) == Verdict::Refused {
                         return Verdict::Refused;
                     }
-                    number = number.wrapping_add(1);
                 }
                 Verdict::Taken
             }

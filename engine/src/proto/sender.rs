@@ -350,26 +350,33 @@ impl Sender {
         bundle: &mut Vec<(TxHandle, u16)>,
     ) -> Chunk {
         const ITEM_COST: u32 = 2;
+        const MOST: usize = 254;
+        let short = |len: u32| u16::try_from(len).unwrap_or(u16::MAX);
         let mut used = len + ITEM_COST;
         bundle.clear();
-        while let Some(next) = self.messages.get(self.next) {
+        // As `may_start` has it for messages that are not the first of a window.
+        let behind = u32::try_from(self.next).unwrap_or(u32::MAX);
+        let open = self.limit_messages.wrapping_sub(self.base.wrapping_add(behind)).cast_signed();
+        let open = usize::try_from(open).unwrap_or(0).min(MOST - 1);
+        let limit_bytes = self.limit_units.saturating_mul(WINDOW_UNIT);
+        for next in self.messages.range_mut(self.next..).take(open) {
             let cost = next.len.saturating_add(ITEM_COST);
-            if used + cost > room || bundle.len() >= 254 || !self.may_start(self.next) {
+            let started = self.started_bytes + u64::from(next.len);
+            if used + cost > room || started > limit_bytes {
                 break;
             }
             if bundle.is_empty() {
-                bundle.push((handle, u16::try_from(len).unwrap_or(u16::MAX)));
+                bundle.push((handle, short(len)));
             }
-            let next = &mut self.messages[self.next];
-            bundle.push((next.handle, u16::try_from(next.len).unwrap_or(u16::MAX)));
+            bundle.push((next.handle, short(next.len)));
             next.sent = next.len;
-            self.started_bytes += u64::from(next.len);
+            self.started_bytes = started;
             used += cost;
-            self.next += 1;
         }
         if bundle.is_empty() {
             return Chunk::Whole { message: number, handle, len };
         }
+        self.next += bundle.len() - 1;
         let count = u8::try_from(bundle.len()).unwrap_or(u8::MAX);
         Chunk::Bundle { first: number, count, wire_len: used }
     }

@@ -138,7 +138,7 @@ impl Tenant {
     }
 
     /// Takes a whole message that came in one piece. `false`: nothing was taken.
-    #[inline]
+    #[inline(always)]
     pub fn deliver_whole(&mut self, slot: FlowSlot, bytes: &[u8]) -> Result<bool, PeerFault> {
         if !self.has_ring_room()? {
             return Ok(false);
@@ -157,6 +157,7 @@ impl Tenant {
         Ok(true)
     }
 
+    #[inline(never)]
     fn deliver_whole_in_buffers(&mut self, slot: FlowSlot, bytes: &[u8]) -> Result<bool, PeerFault> {
         let len = u32::try_from(bytes.len()).unwrap_or(u32::MAX);
         let Some(content) = self.make_room(slot, len) else { return Ok(false) };
@@ -238,8 +239,17 @@ impl Tenant {
     }
 
     /// Events go before messages: while one waits for a slot, no message may overtake it.
-    #[inline]
+    #[inline(always)]
     fn has_ring_room(&mut self) -> Result<bool, PeerFault> {
+        if self.receive_ring.known_free() > 0 && self.events.is_empty() {
+            return Ok(true);
+        }
+        self.look_for_ring_room()
+    }
+
+    #[cold]
+    #[inline(never)]
+    fn look_for_ring_room(&mut self) -> Result<bool, PeerFault> {
         if self.events.is_empty() && self.receive_ring.free(&*self.theirs, 1)? > 0 {
             return Ok(true);
         }
@@ -247,7 +257,7 @@ impl Tenant {
         Ok(false)
     }
 
-    #[inline]
+    #[inline(always)]
     fn publish_inline(&mut self, slot: FlowSlot, bytes: &[u8]) {
         let flow = self.flows.at(slot);
         #[expect(clippy::cast_possible_truncation, reason = "at most INLINE_BYTES")]

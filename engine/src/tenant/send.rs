@@ -5,7 +5,7 @@ use super::flows::{Flow, FlowSlot, Link, NIL};
 use super::store::{Content, Sent};
 use machnet_client::shm::layout::{ConnectRequest, INLINE_BYTES, MAX_EXTENTS, SLOT_WORDS, send_kind};
 use machnet_client::shm::ledger::Extents;
-use machnet_client::shm::region::{Mapping, Read};
+use machnet_client::shm::region::{Mapping, Read, copy_short_slice};
 use machnet_client::shm::ring::{PeerFault, Slot};
 use std::sync::Arc;
 
@@ -171,7 +171,7 @@ impl Tenant {
         match &self.sent.at(handle).content {
             Content::Inline(bytes) => {
                 let start = offset as usize;
-                out.copy_from_slice(&bytes[start..start + out.len()]);
+                copy_short_slice(&bytes[start..start + out.len()], out);
             }
             Content::Buffers(extents) => self.copy_out_of_buffers(extents, offset, out),
         }
@@ -186,18 +186,21 @@ impl Tenant {
         });
     }
 
-    /// The peer has the message: its TX buffers go home and the flow's credit grows.
+    /// The peer has these messages, the first ones of the flow: their TX buffers go home and the flow's credit grows.
     #[inline]
-    pub fn acknowledged(&mut self, slot: FlowSlot, handle: u32) {
+    pub fn acknowledged(&mut self, slot: FlowSlot, messages: impl Iterator<Item = u32>) {
         let flow = self.flows.at(slot);
-        flow.acknowledged = flow.acknowledged.wrapping_add(1);
-        let sent = self.sent.pop(&mut flow.tx_list, handle);
-        let mut soon = flow.untold() * 4 >= flow.info.credit;
-        if let Content::Buffers(extents) = &sent.content {
-            self.tx_ledger.release(extents);
-            soon = true;
+        let mut count = 0;
+        for handle in messages {
+            count += 1;
+            let sent = self.sent.pop(&mut flow.tx_list, handle);
+            if let Content::Buffers(extents) = &sent.content {
+                self.tx_ledger.release(extents);
+                self.credit_is_urgent = true;
+            }
         }
-        self.credit_is_urgent |= soon;
+        flow.acknowledged = flow.acknowledged.wrapping_add(count);
+        self.credit_is_urgent |= flow.untold() * 4 >= flow.info.credit;
         if !flow.credit_dirty {
             flow.credit_dirty = true;
             self.credit_dirty.push(slot);

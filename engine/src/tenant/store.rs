@@ -16,15 +16,15 @@ pub(super) enum Content {
     Buffers(Extents),
 }
 
-/// Bytes of a message that share a cache line with its slot's head.
-const FIRST_LINE_BYTES: usize = 48;
+/// The most usual length of small messages.
+const USUAL_BYTES: usize = 64;
 
 /// Copies a message of `len` bytes out of its slot. The lengths of the copies are fixed, which costs less than to copy just
 /// `len` bytes; what is behind the message is of the same slot and never looked at.
 #[inline]
 fn read_inline(slot: ReadWords<'_, SLOT_WORDS>, len: u32, into: &mut [u8; INLINE_BYTES]) {
-    if len as usize <= FIRST_LINE_BYTES {
-        read_words(slot, 2, &mut into[..FIRST_LINE_BYTES]);
+    if len as usize <= USUAL_BYTES {
+        read_words(slot, 2, &mut into[..USUAL_BYTES]);
     } else {
         read_words(slot, 2, into);
     }
@@ -71,20 +71,34 @@ impl SentStore {
         slot: ReadWords<'_, SLOT_WORDS>,
         len: u32,
     ) -> u32 {
-        let handle = self.place(len);
-        if let Content::Inline(bytes) = &mut self.entries[handle as usize].content {
-            read_inline(slot, len, bytes);
-        } else {
-            let mut bytes = [0; INLINE_BYTES];
-            read_inline(slot, len, &mut bytes);
-            self.entries[handle as usize].content = Content::Inline(bytes);
-        }
+        let handle = self.free;
+        let Some(Sent { content: Content::Inline(bytes), len: place, next }) =
+            self.entries.get_mut(handle as usize)
+        else {
+            return self.push_inline_slowly(list, slot, len);
+        };
+        read_inline(slot, len, bytes);
+        *place = len;
+        self.free = std::mem::replace(next, NIL);
         self.link(list, handle);
         handle
     }
 
+    /// The first free entry is none yet, or had a message in buffers before.
+    #[cold]
+    #[inline(never)]
+    fn push_inline_slowly(
+        &mut self,
+        list: &mut (u32, u32),
+        slot: ReadWords<'_, SLOT_WORDS>,
+        len: u32,
+    ) -> u32 {
+        let mut bytes = [0; INLINE_BYTES];
+        read_inline(slot, len, &mut bytes);
+        self.push(list, Content::Inline(bytes), len)
+    }
+
     /// A place for a message of `len` bytes, in no list.
-    #[inline]
     fn place(&mut self, len: u32) -> u32 {
         let handle = self.free;
         let Some(entry) = self.entries.get_mut(handle as usize) else { return self.grow(len) };

@@ -237,7 +237,7 @@ impl World {
                 if let Some(first) = self.tenant.first_sent(slot) {
                     let mut bytes = vec![0; self.tenant.sent_len(first) as usize];
                     self.tenant.copy_out(first, 0, &mut bytes);
-                    self.tenant.acknowledged(slot, first);
+                    self.tenant.acknowledged(slot, std::iter::once(first));
                 }
             }
             (_, Some(slot)) => {

@@ -10,7 +10,7 @@ use crate::shm::ring::PeerFault;
 use std::collections::VecDeque;
 
 /// No flow has this handle: its slot would be beyond the largest table.
-const NO_HANDLE: u32 = u32::MAX;
+pub(super) const NO_HANDLE: u32 = u32::MAX;
 
 /// Most messages that a sidecar may let be unacknowledged; see `Geometry::fault`.
 const MOST_CREDIT: u32 = 32_768;

@@ -98,17 +98,11 @@ impl Core {
         if slot.head.kind != receive_kind::INLINE || !same_flow || !fits {
             return None;
         }
-        let taken = read(slot.words(), length);
+        let (taken, head) = (read(slot.words(), length), slot.head);
         self.receive_ring.advance();
         self.empty_polls = 0;
         flow.receiving = Told::default(); // What is news for it would be queued, and this way closed.
-        flow.taken_bytes += u32::from(slot.head.length);
-        flow.taken += 1;
-        if flow.taken == 1 {
-            self.taken_flows.push(id.handle);
-        }
-        self.taken_total += 1;
-        if self.taken_total >= self.taken_limit {
+        if self.count_taken(id.handle, head.length) {
             self.after_direct();
         }
         Some(taken)
@@ -121,16 +115,10 @@ impl Core {
         self.notify_if_pushed();
     }
 
-    /// Counts an in-slot message of the flow as taken; tells the engine now and then.
-    pub(super) fn count_taken(&mut self, handle: u32, length: u32) {
-        let Some(flow) = self.flows.find(handle) else { return };
-        if flow.taken == 0 {
-            self.taken_flows.push(handle);
-        }
-        flow.taken += 1;
-        flow.taken_bytes += length;
-        self.taken_total += 1;
-        if self.taken_total >= self.taken_limit {
+    /// An in-slot message was taken from a queue.
+    #[expect(clippy::cast_possible_truncation, reason = "at most INLINE_BYTES")]
+    fn took_inline(&mut self, entry: &Entry) {
+        if self.count_taken(entry.flow, entry.length as u16) {
             self.flush_taken();
         }
     }
@@ -228,7 +216,7 @@ impl Core {
     /// Takes the first entry off its queue, after its bytes were taken care of.
     fn took_entry(&mut self, from: Source, entry: &Entry) {
         if entry.extents == 0 {
-            self.count_taken(entry.flow, entry.length);
+            self.took_inline(entry);
         }
         match from {
             Source::Flow(id) => {
@@ -302,7 +290,7 @@ impl Core {
         while let Some(entry) = self.slab.front(&list).cloned() {
             self.give_back(&entry);
             if entry.extents == 0 {
-                self.count_taken(id.handle, entry.length);
+                self.took_inline(&entry);
             }
             self.slab.pop(&mut list);
         }
