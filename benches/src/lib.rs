@@ -9,6 +9,7 @@ pub mod bare;
 pub mod callgrind;
 pub mod cpu;
 pub mod floor;
+pub mod hand_over;
 pub mod own_peer;
 pub mod peers;
 pub mod rig;

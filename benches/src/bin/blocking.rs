@@ -4,21 +4,20 @@
 //! not (open loop, exponential gaps by a fixed seed), over the `memory` driver whose datagrams come back. A latency counts
 //! from the time at which a request was due.
 
+use machnet_benches::hand_over::{HandOvers, Waker, descriptor_wakes, futex_wakes};
 use machnet_benches::own_peer::MESSAGE;
 use machnet_benches::rig::{self, Rig};
 use machnet_benches::roles::{Role, role};
 use machnet_benches::stats::{Latencies, median, to_f64};
 use machnet_benches::usage::{self, Usage};
-use machnet_benches::{cpu, figure};
-use machnet_client::{AttachOptions, Channel, FlowId, WaitPolicy};
+use machnet_benches::{cpu, figure, hand_over};
+use machnet_client::{AttachOptions, Channel, FlowId, Message, WaitPolicy};
 use machnet_engine::driver::memory::MemoryDriver;
-use rustix::thread::futex;
-use std::collections::VecDeque;
+use std::collections::{BTreeMap, VecDeque};
 use std::io;
 use std::net::SocketAddr;
-use std::os::fd::OwnedFd;
+use std::path::Path;
 use std::process::{Command, Stdio};
-use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
 use std::sync::mpsc;
 use std::time::{Duration, Instant};
 
@@ -30,33 +29,38 @@ const WAKE: &str = "wake";
 const SERVERS: usize = 4;
 /// Requests a second.
 const RATES: [u32; 5] = [70_000, 227_500, 385_000, 542_500, 700_000];
-/// How the servers wait.
-const POLICIES: [(&str, WaitPolicy); 4] = [
-    ("block", WaitPolicy::Block),
-    ("auto", WaitPolicy::Auto),
-    ("yield", WaitPolicy::Yield),
-    ("spin", WaitPolicy::Spin),
+/// How the servers wait; and how long they let messages gather before they look for the next, when they found none.
+const POLICIES: [(&str, WaitPolicy, Duration); 5] = [
+    ("block", WaitPolicy::Block, Duration::ZERO),
+    ("paused", WaitPolicy::Block, Duration::from_micros(100)),
+    ("auto", WaitPolicy::Auto, Duration::ZERO),
+    ("yield", WaitPolicy::Yield, Duration::ZERO),
+    ("spin", WaitPolicy::Spin, Duration::ZERO),
 ];
 const STARTS: usize = 3;
+/// Of those whose processor time is a figure.
+const BLOCKING_STARTS: usize = 7;
+/// A start counts only if this share of the requests was answered, and half of them within [`SETTLED`]: else somebody else had
+/// one of the processors, and the servers' share of theirs says nothing.
+const ANSWERED_SHARE: f64 = 0.99;
+const SETTLED: Duration = Duration::from_millis(1);
 const WARM_UP: Duration = Duration::from_millis(50);
 const LOAD_TIME: Duration = Duration::from_millis(300);
 /// Requests that may be under way on a flow; more wait at the client, and their time counts.
 const MOST_UNDER_WAY: usize = 200;
 
 /// What a busy server does for each request, so that the next is there before it looks.
-const BUSY_WORK: Duration = Duration::from_micros(2);
-const BUSY_MESSAGES: u64 = 50_000;
+const BUSY_WORK: Duration = Duration::from_micros(5);
+const BUSY_MESSAGES: u64 = 20_000;
 const BUSY_WINDOW: usize = 32;
 
 const WAKE_STARTS: usize = 5;
 const WAKES: u32 = 2_000;
-/// Between two wake-ups, so that the sleeper sleeps.
-const WAKE_GAP: Duration = Duration::from_micros(100);
 
 fn main() -> io::Result<()> {
     match role() {
         Some((name, arguments)) if name == LOAD => load_role(&arguments),
-        Some((name, _)) if name == BUSY => busy_role(),
+        Some((name, arguments)) if name == BUSY => busy_role(&arguments),
         Some((name, _)) if name == WAKE => wake_role(),
         Some((name, _)) => Err(io::Error::other(format!("there is no role {name}"))),
         None => compare(),
@@ -70,7 +74,9 @@ fn compare() -> io::Result<()> {
     println!();
     let over_futex = compare_wakes()?;
     println!();
-    figure("blocking-cpu-pct", cpu_pct);
+    if let Some(cpu_pct) = cpu_pct {
+        figure("blocking-cpu-pct", cpu_pct);
+    }
     if let Some(system_calls) = system_calls {
         figure("syscalls-per-message-busy", system_calls);
     }
@@ -93,33 +99,42 @@ fn medians(starts: &[Vec<f64>]) -> Vec<f64> {
 
 // ---- Load: latency and processor time by rate ----
 
-/// Answers the share of its processor that blocking servers use at the highest rate.
-fn compare_loads() -> io::Result<f64> {
+/// Answers the share of their processor that blocking servers use at the highest rate that they keep up with.
+fn compare_loads() -> io::Result<Option<f64>> {
     println!(
         "{SERVERS} server threads on one processor, each with a channel; engine and open-loop clients on the other; 64 B;"
     );
     println!(
-        "medians of {STARTS} starts. CPU: of the servers' processor. Sleeps: times that a server slept, for each message."
+        "medians of {STARTS} starts. CPU: of the servers' processor. Sleeps: how often a server slept, for each message."
     );
+    println!(
+        "block, auto, yield, spin: the wait policies. paused: block, but a server that finds nothing first lets messages"
+    );
+    println!("gather for 100 us; a trial, no policy of the library.");
     println!();
-    println!("servers  requests/s    answered/s     p50       p99     p99.9        CPU   sleeps");
-    let mut cpu_pct = 0.0;
+    println!("servers  requests/s    answered/s       p50        p99      p99.9      CPU   sleeps");
+    let mut cpu_pct = None;
     for rate in RATES {
-        for (index, (name, policy)) in POLICIES.iter().enumerate() {
-            let starts = (0..STARTS)
+        for (index, (name, policy, pause)) in POLICIES.iter().enumerate() {
+            let is_figure = *policy == WaitPolicy::Block && pause.is_zero();
+            let starts = (0..if is_figure { BLOCKING_STARTS } else { STARTS })
                 .map(|_| numbers(Role::start(LOAD, &[&index.to_string(), &rate.to_string()], true)?))
                 .collect::<io::Result<Vec<_>>>()?;
-            let [answered, p50, p99, p999, cpu, sleeps] = medians(&starts)[..] else {
+            let settled: Vec<_> = starts.iter().filter(|start| is_settled(start, rate)).cloned().collect();
+            let used = if settled.is_empty() { &starts } else { &settled };
+            let [answered, p50, p99, p999, cpu, sleeps] = medians(used)[..] else {
                 return Err(io::Error::other("a load says six numbers"));
             };
+            let note = if settled.is_empty() { "  could not keep up" } else { "" };
             println!(
-                "{name:6} {rate:12} {answered:13.0} {:7.1} us {:7.1} us {:7.1} us {cpu:6.1} % {sleeps:7.2}",
+                "{name:6} {rate:12} {answered:13.0} {:7.1} us {:8.1} us {:8.1} us {cpu:6.1} % {sleeps:7.2}{note}",
                 p50 / 1e3,
                 p99 / 1e3,
                 p999 / 1e3
             );
-            if *policy == WaitPolicy::Block {
-                cpu_pct = cpu;
+            if is_figure {
+                // The highest rate that was kept up with.
+                cpu_pct = if settled.is_empty() { cpu_pct } else { Some(cpu) };
             }
         }
     }
@@ -130,6 +145,11 @@ fn compare_loads() -> io::Result<f64> {
     Ok(cpu_pct)
 }
 
+fn is_settled(start: &[f64], rate: u32) -> bool {
+    let [answered, p50_ns, ..] = start else { return false };
+    *answered >= ANSWERED_SHARE * f64::from(rate) && *p50_ns <= SETTLED.as_secs_f64() * 1e9
+}
+
 fn load_role(arguments: &[String]) -> io::Result<()> {
     let [policy, rate] = arguments else {
         return Err(io::Error::other("the role takes a policy and a rate"));
@@ -137,9 +157,10 @@ fn load_role(arguments: &[String]) -> io::Result<()> {
     let policy: usize = policy.parse().map_err(io::Error::other)?;
     let rate: u32 = rate.parse().map_err(io::Error::other)?;
     let mut rig = Rig::loop_back();
-    let (_, policy) = POLICIES[policy];
-    let mut clients =
-        rig.while_running(|options| Clients::open(options, SERVERS, Some(policy), Duration::ZERO));
+    let (_, policy, pause) = POLICIES[policy];
+    let mut clients = rig.while_running(|options| {
+        Clients::open(options, SERVERS, policy, Habit { work: Duration::ZERO, pause })
+    });
     std::thread::scope(|scope| {
         let threads = clients.start_servers(scope);
         let (clients, rig) = (&mut clients, &mut rig);
@@ -178,22 +199,46 @@ fn usage_of(threads: &[i32]) -> io::Result<Usage> {
 struct Server {
     channel: Channel,
     flow: FlowId,
+    habit: Habit,
+}
+
+/// What a server does beside answering.
+#[derive(Clone, Copy)]
+struct Habit {
+    /// For each request.
     work: Duration,
+    /// When it finds none, before it waits for one.
+    pause: Duration,
 }
 
 impl Server {
+    fn next(&mut self, pause: Duration) -> machnet_client::Result<Message> {
+        if !pause.is_zero() {
+            if let Some(message) = self.channel.try_recv(self.flow)? {
+                return Ok(message);
+            }
+            std::thread::sleep(pause);
+        }
+        self.channel.recv(self.flow, None)
+    }
+
     /// Answers until the client closes its flow.
     fn serve(mut self) {
-        let mut messages = 0_u64;
-        while let Ok(message) = self.channel.recv(self.flow, None) {
+        let Habit { work, pause } = self.habit;
+        if !pause.is_zero() {
+            // If it cannot be had, pauses take longer.
+            let _: rustix::io::Result<()> =
+                rustix::thread::set_current_timer_slack(std::num::NonZero::new(1));
+        }
+        while let Ok(message) = self.next(pause) {
             let begin = cpu::now();
-            while !self.work.is_zero() && begin.elapsed() < self.work {
+            while !work.is_zero() && begin.elapsed() < work {
                 std::hint::spin_loop();
             }
-            messages += 1;
-            self.channel.send(self.flow, &message, None).expect("the client takes its answers");
+            if self.channel.send(self.flow, &message, None).is_err() {
+                return;
+            }
         }
-        std::hint::black_box(messages);
     }
 }
 
@@ -208,16 +253,16 @@ struct Clients {
 }
 
 impl Clients {
-    fn open(options: AttachOptions, servers: usize, policy: Option<WaitPolicy>, work: Duration) -> Self {
+    fn open(options: AttachOptions, servers: usize, policy: WaitPolicy, habit: Habit) -> Self {
         let mut channel = options.clone().attach_channel().expect("the sidecar is there");
         let elsewhere: SocketAddr = rig::ELSEWHERE.parse().expect("an address");
         let (mut flows, mut opened) = (Vec::new(), Vec::new());
         for port in (elsewhere.port()..).take(servers) {
-            let options = options.clone().wait_policy(policy.unwrap_or_default());
+            let options = options.clone().wait_policy(policy);
             let mut server = options.attach_channel().expect("the sidecar is there");
             let (client, flow) = rig::connect(&mut channel, &mut server, (elsewhere.ip(), port).into());
             flows.push(client);
-            opened.push(Server { channel: server, flow, work });
+            opened.push(Server { channel: server, flow, habit });
         }
         let due = flows.iter().map(|_| VecDeque::with_capacity(MOST_UNDER_WAY)).collect();
         Self { channel, flows, due, servers: opened, random: 0x2545_F491_4F6C_DD1D }
@@ -340,61 +385,83 @@ impl Clients {
 const BEGIN: &str = "the counted part begins";
 const END: &str = "the counted part ends";
 
-/// System calls per message of engine and servers that never find nothing to do; nothing without strace.
+/// Answers the system calls per message of engine, client and one server that always has a message; nothing without strace.
 fn compare_busy() -> io::Result<Option<f64>> {
     println!(
-        "Busy servers: {SERVERS} threads on one processor, {} us of work for each request, {BUSY_WINDOW} requests under way on each flow.",
+        "Busy servers on one processor, {} us of work for each request, {BUSY_WINDOW} requests under way for each server;",
         BUSY_WORK.as_micros()
     );
-    let directory = rig::scratch_directory()?;
-    let trace = directory.join("trace");
-    let child = Command::new("strace")
-        .args(["-f", "-qq", "-o"])
-        .arg(&trace)
-        .arg(std::env::current_exe()?)
-        .args(["--role", BUSY])
-        .stdin(Stdio::piped())
-        .stdout(Stdio::piped())
-        .spawn();
-    let mut child = match child {
-        Ok(child) => child,
-        Err(error) => {
-            println!("System calls are not counted: strace: {error}");
-            return Ok(None);
-        }
-    };
-    let alive = child.stdin.take(); // A role ends when this is closed.
-    let output = child.wait_with_output()?;
-    drop(alive);
-    let text = std::fs::read_to_string(&trace)?;
-    let _: io::Result<()> = std::fs::remove_dir_all(&directory);
-    let marked = text.split_once(BEGIN).and_then(|(_, rest)| rest.split_once(END));
-    let Some((marked, _)) = marked.filter(|_| output.status.success()) else {
-        println!("System calls are not counted: strace said {}", output.status);
-        return Ok(None);
-    };
-    // The first line is the rest of the mark's, the last one the beginning of the other's.
-    let calls: Vec<&str> = marked.lines().skip(1).filter(|line| !line.contains("write(1")).collect();
-    let per_message = to_f64(calls.len() as u64) / to_f64(BUSY_MESSAGES);
     println!(
-        "{} system calls of all threads for {BUSY_MESSAGES} requests and responses (strace -f)",
-        calls.len()
+        "system calls of engine, client and servers for {BUSY_MESSAGES} requests and their responses (strace -f)."
     );
-    for line in calls.iter().take(5) {
-        println!("    {line}");
+    let mut figure = None;
+    for servers in [SERVERS, 1] {
+        let calls = match busy_calls(servers) {
+            Ok(calls) => calls,
+            Err(error) => {
+                println!("Not counted: {error}");
+                return Ok(None);
+            }
+        };
+        let total: u64 = calls.values().sum();
+        let per_message = to_f64(total) / to_f64(BUSY_MESSAGES);
+        let mut named: Vec<_> = calls.into_iter().collect();
+        named.sort_by_key(|&(_, count)| std::cmp::Reverse(count));
+        let named: Vec<String> =
+            named.iter().take(6).map(|(name, count)| format!("{name} {count}")).collect();
+        println!("{servers} servers: {total}, for each request {per_message:.4}  {}", named.join(", "));
+        figure = Some(per_message);
     }
-    Ok(Some(per_message))
+    Ok(figure)
 }
 
-fn busy_role() -> io::Result<()> {
+/// System calls by name between the two marks.
+fn busy_calls(servers: usize) -> io::Result<BTreeMap<String, u64>> {
+    let directory = rig::scratch_directory()?;
+    let trace = directory.join("trace");
+    let traced = trace_busy(servers, &trace).and_then(|()| std::fs::read_to_string(&trace));
+    let _: io::Result<()> = std::fs::remove_dir_all(&directory);
+    let text = traced?;
+    let marked = text.split_once(BEGIN).and_then(|(_, rest)| rest.split_once(END));
+    let (marked, _) = marked.ok_or_else(|| io::Error::other("the trace has no marks"))?;
+    let mut calls = BTreeMap::new();
+    // The first line is the rest of the mark's, the last one the beginning of the other's.
+    for line in
+        marked.lines().skip(1).filter(|line| !line.contains("write(1,") && !line.contains(" resumed>"))
+    {
+        let call = line.split_whitespace().nth(1).and_then(|call| call.split('(').next()).unwrap_or("?");
+        *calls.entry(call.to_owned()).or_insert(0) += 1;
+    }
+    Ok(calls)
+}
+
+fn trace_busy(servers: usize, trace: &Path) -> io::Result<()> {
+    let mut child = Command::new("strace")
+        .args(["-f", "-qq", "-o"])
+        .arg(trace)
+        .arg(std::env::current_exe()?)
+        .args(["--role", BUSY, &servers.to_string()])
+        .stdin(Stdio::piped())
+        .stdout(Stdio::null())
+        .spawn()
+        .map_err(|error| io::Error::new(error.kind(), format!("strace: {error}")))?;
+    let alive = child.stdin.take(); // A role ends when this is closed.
+    let status = child.wait()?;
+    drop(alive);
+    if status.success() { Ok(()) } else { Err(io::Error::other(format!("strace: {status}"))) }
+}
+
+fn busy_role(arguments: &[String]) -> io::Result<()> {
+    let [servers] = arguments else { return Err(io::Error::other("the role takes a number of servers")) };
+    let servers: usize = servers.parse().map_err(io::Error::other)?;
+    let habit = Habit { work: BUSY_WORK, pause: Duration::ZERO };
     let mut rig = Rig::loop_back();
-    let mut clients =
-        rig.while_running(|options| Clients::open(options, SERVERS, Some(WaitPolicy::Block), BUSY_WORK));
+    let mut clients = rig.while_running(|options| Clients::open(options, servers, WaitPolicy::Block, habit));
     std::thread::scope(|scope| {
         clients.start_servers(scope);
         let counted = || {
             cpu::pin(&cpu::available(), 0);
-            clients.answered(&mut rig, BUSY_WINDOW, BUSY_MESSAGES / 10);
+            clients.answered(&mut rig, BUSY_WINDOW, BUSY_MESSAGES / 4);
             println!("{BEGIN}");
             clients.answered(&mut rig, BUSY_WINDOW, BUSY_MESSAGES);
             println!("{END}");
@@ -410,18 +477,19 @@ fn busy_role() -> io::Result<()> {
 fn compare_wakes() -> io::Result<f64> {
     println!(
         "Waking a thread that sleeps on the other processor, one way, every {} us; medians of {WAKE_STARTS} starts.",
-        WAKE_GAP.as_micros()
+        hand_over::GAP.as_micros()
     );
     let starts =
         (0..WAKE_STARTS).map(|_| numbers(Role::start(WAKE, &[], true)?)).collect::<io::Result<Vec<_>>>()?;
     println!();
-    println!("                                              p50       p99");
+    println!("                                              p50       p99   processor time of the sleeper");
     let all = medians(&starts);
-    for (name, values) in Hand::ALL.map(Hand::name).into_iter().zip(all.chunks(2)) {
-        println!("{name:40} {:6.2} us {:6.2} us", values[0] / 1e3, values[1] / 1e3);
+    for (hand, values) in Hand::ALL.into_iter().zip(all.chunks(3)) {
+        let [p50, p99, on_cpu] = [values[0] / 1e3, values[1] / 1e3, values[2] / 1e3];
+        println!("{:40} {p50:6.2} us {p99:6.2} us {on_cpu:6.2} us", hand.name());
     }
     let ratios =
-        |over: usize| median(&starts.iter().map(|start| start[0] / start[2 * over]).collect::<Vec<_>>());
+        |over: usize| median(&starts.iter().map(|start| start[0] / start[3 * over]).collect::<Vec<_>>());
     println!(
         "over futex {:.2}, over eventfd {:.2}, over pipe {:.2}, over pipe and ppoll {:.2}",
         ratios(1),
@@ -459,12 +527,12 @@ impl Hand {
 /// In turns, so that all meet the machine in the same state: `WAKES` of each.
 fn wake_role() -> io::Result<()> {
     const TURNS: u32 = 5;
-    let mut all: Vec<Latencies> = Hand::ALL.iter().map(|_| Latencies::default()).collect();
+    let mut all: Vec<(Latencies, Vec<f64>)> = Hand::ALL.iter().map(|_| Default::default()).collect();
     let mut rig = Rig::loop_back();
     let mut sleeper = MachnetSleeper::open(&mut rig);
     for _ in 0..TURNS {
-        for (hand, latencies) in Hand::ALL.iter().zip(&mut all) {
-            latencies.add(&match hand {
+        for (hand, (latencies, on_cpu_ns)) in Hand::ALL.iter().zip(&mut all) {
+            let handed = match hand {
                 Hand::Machnet => sleeper.wakes(&mut rig, WAKES / TURNS),
                 Hand::Futex => futex_wakes(WAKES / TURNS)?,
                 Hand::Event => {
@@ -475,130 +543,16 @@ fn wake_role() -> io::Result<()> {
                     let (read, write) = rustix::pipe::pipe()?;
                     descriptor_wakes(&read, &write, matches!(hand, Hand::PipePoll), WAKES / TURNS)?
                 }
-            });
+            };
+            latencies.add(&handed.latencies);
+            on_cpu_ns.push(handed.on_cpu_ns);
         }
     }
-    let line: Vec<String> = all
-        .iter()
-        .flat_map(|latencies| [latencies.at(0.5), latencies.at(0.99)])
-        .map(|value| value.to_string())
-        .collect();
-    println!("{}", line.join(" "));
+    for (latencies, on_cpu_ns) in &all {
+        print!("{} {} {} ", latencies.at(0.5), latencies.at(0.99), median(on_cpu_ns));
+    }
+    println!();
     Ok(())
-}
-
-/// When the waker spoke, for the sleeper to see: nanoseconds since `START`.
-struct Stamp {
-    start: Instant,
-    spoke_ns: AtomicU64,
-}
-
-impl Stamp {
-    fn new() -> Self {
-        Self { start: cpu::now(), spoke_ns: AtomicU64::new(0) }
-    }
-
-    fn now_ns(&self) -> u64 {
-        u64::try_from(self.start.elapsed().as_nanos()).unwrap_or(u64::MAX)
-    }
-
-    fn speak(&self) {
-        self.spoke_ns.store(self.now_ns(), Ordering::Release);
-    }
-
-    fn heard(&self, latencies: &mut Latencies) {
-        let heard = self.now_ns();
-        latencies.record(heard - self.spoke_ns.load(Ordering::Acquire));
-    }
-}
-
-/// What the waker is asked for.
-#[derive(Clone, Copy, PartialEq, Eq)]
-enum Waker {
-    Wait,
-    Wake,
-}
-
-/// Runs a sleeper on the second processor, and asks `waker` on the first to wake it so many times, with a gap before each in
-/// which it is asked to wait again and again.
-fn hand_over(wakes: u32, mut sleep: impl FnMut() + Send, mut waker: impl FnMut(Waker) + Send) -> Latencies {
-    let stamp = Stamp::new();
-    let heard = AtomicU32::new(0);
-    let sleeper = || {
-        cpu::pin(&cpu::available(), 1);
-        let mut latencies = Latencies::default();
-        for _ in 0..wakes {
-            sleep();
-            stamp.heard(&mut latencies);
-            heard.fetch_add(1, Ordering::Release);
-        }
-        latencies
-    };
-    let waker = || {
-        cpu::pin(&cpu::available(), 0);
-        for number in 0..wakes {
-            let begin = cpu::now();
-            while begin.elapsed() < WAKE_GAP || heard.load(Ordering::Acquire) < number {
-                waker(Waker::Wait);
-            }
-            stamp.speak();
-            waker(Waker::Wake);
-        }
-        while heard.load(Ordering::Acquire) < wakes {
-            waker(Waker::Wait);
-        }
-    };
-    std::thread::scope(|scope| {
-        let sleeper = scope.spawn(sleeper);
-        scope.spawn(waker);
-        sleeper.join().expect("the sleeper does not fail")
-    })
-}
-
-fn futex_wakes(wakes: u32) -> io::Result<Latencies> {
-    let (word, failed) = (AtomicU32::new(0), AtomicBool::new(false));
-    let mut taken = 0;
-    let latencies = hand_over(
-        wakes,
-        || {
-            while word.load(Ordering::Acquire) == taken {
-                // It may say that the word has changed already.
-                let _: rustix::io::Result<()> = futex::wait(&word, futex::Flags::PRIVATE, taken, None);
-            }
-            taken += 1;
-        },
-        |asked| match asked {
-            Waker::Wait => std::hint::spin_loop(),
-            Waker::Wake => {
-                word.fetch_add(1, Ordering::Release);
-                failed.fetch_or(futex::wake(&word, futex::Flags::PRIVATE, 1).is_err(), Ordering::Relaxed);
-            }
-        },
-    );
-    if failed.into_inner() { Err(io::Error::other("the system has no futex")) } else { Ok(latencies) }
-}
-
-/// A byte, or a count of one, through a descriptor.
-fn descriptor_wakes(read: &OwnedFd, write: &OwnedFd, polls: bool, wakes: u32) -> io::Result<Latencies> {
-    let failed = AtomicBool::new(false);
-    let latencies = hand_over(
-        wakes,
-        || {
-            if polls {
-                let mut entries = [rustix::event::PollFd::new(read, rustix::event::PollFlags::IN)];
-                failed.fetch_or(rustix::event::poll(&mut entries, None).is_err(), Ordering::Relaxed);
-            }
-            failed.fetch_or(rustix::io::read(read, &mut [0; 8]).is_err(), Ordering::Relaxed);
-        },
-        |asked| match asked {
-            Waker::Wait => std::hint::spin_loop(),
-            Waker::Wake => {
-                let written = rustix::io::write(write, &1_u64.to_le_bytes());
-                failed.fetch_or(written.is_err(), Ordering::Relaxed);
-            }
-        },
-    );
-    if failed.into_inner() { Err(io::Error::other("a descriptor failed")) } else { Ok(latencies) }
 }
 
 /// A server that sleeps in `recv`.
@@ -622,9 +576,9 @@ impl MachnetSleeper {
         Self { client, to, server, from }
     }
 
-    fn wakes(&mut self, rig: &mut Rig<MemoryDriver>, wakes: u32) -> Latencies {
+    fn wakes(&mut self, rig: &mut Rig<MemoryDriver>, wakes: u32) -> HandOvers {
         let Self { client, to, server, from } = self;
-        hand_over(
+        hand_over::hand_over(
             wakes,
             || drop(server.recv(*from, None).expect("the client lives")),
             |asked| {
