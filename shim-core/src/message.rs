@@ -52,12 +52,12 @@ impl Returns {
         self.count.load(Ordering::Relaxed) > 0
     }
 
-    /// Takes the tokens that wait.
-    pub(crate) fn take(&self) -> Vec<u32> {
+    /// Takes the tokens that wait into `taken`, which is empty.
+    pub(crate) fn take(&self, taken: &mut Vec<u32>) {
         let mut tokens = self.tokens.lock().unwrap_or_else(PoisonError::into_inner);
         self.count.store(0, Ordering::Relaxed);
         self.bytes.store(0, Ordering::Relaxed);
-        std::mem::take(&mut *tokens)
+        std::mem::swap(&mut *tokens, taken);
     }
 
     fn put(&self, token: u32, bytes: usize) {
@@ -206,21 +206,13 @@ impl TxLoan {
 impl std::ops::Deref for TxLoan {
     type Target = [u8];
     fn deref(&self) -> &[u8] {
-        match &self.room {
-            Some(Room::Lease(lease, _)) => lease,
-            Some(Room::Private(bytes)) => bytes,
-            None => &[],
-        }
+        self.room.as_ref().map_or(&[], Room::bytes)
     }
 }
 
 impl std::ops::DerefMut for TxLoan {
     fn deref_mut(&mut self) -> &mut [u8] {
-        match &mut self.room {
-            Some(Room::Lease(lease, _)) => lease,
-            Some(Room::Private(bytes)) => bytes,
-            None => &mut [],
-        }
+        self.room.as_mut().map_or(&mut [], Room::bytes_mut)
     }
 }
 

@@ -476,7 +476,8 @@ impl Sender {
         counters: &mut Counters,
     ) -> u64 {
         let mut bytes = 0;
-        for number in (low.max(self.first_number)..=high).rev() {
+        // Upwards: the pieces of a message are then one prefix, which needs no list.
+        for number in low.max(self.first_number)..=high {
             let Ok(place) = usize::try_from(number - self.first_number) else { break };
             let packet = self.packets[place];
             match packet.state {

@@ -475,7 +475,7 @@ impl Lent {
     pub(crate) fn send(&self, room: &mut Option<Room>) -> Result<()> {
         let length = match room {
             Some(Room::Private(bytes)) => bytes.len(),
-            _ => 0,
+            Some(Room::Lease(..) | Room::Small(..)) | None => 0,
         };
         let id = self.id;
         let interest = if length == 0 { Interest::Slot } else { Interest::Room(id, length) };

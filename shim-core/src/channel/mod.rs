@@ -236,6 +236,8 @@ pub(crate) struct Core {
     /// So many of them are told at once.
     taken_limit: u32,
     returns: Arc<Returns>,
+    /// Kept to be used again: what [`Self::flush_returns`] takes.
+    returned: Vec<u32>,
     over: Option<Over>,
     event_mode: bool,
     empty_polls: u32,
@@ -297,6 +299,7 @@ impl Core {
             // more than 16 to an entry would save nothing that can be measured.
             taken_limit: (g.receive_slots / 16).min(16),
             returns: Arc::new(Returns::new(&g)),
+            returned: Vec::new(),
             over: None,
             event_mode: false,
             empty_polls: 0,
@@ -488,9 +491,12 @@ impl Core {
     /// Gives dropped loans back.
     fn flush_returns(&mut self) {
         if self.returns.any() {
-            for token in self.returns.take() {
+            let mut tokens = std::mem::take(&mut self.returned);
+            self.returns.take(&mut tokens);
+            for token in tokens.drain(..) {
                 self.push_done(receive_done_kind::BUFFERS_TAKEN, 0, 0, token);
             }
+            self.returned = tokens;
         }
     }
 

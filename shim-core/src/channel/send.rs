@@ -17,8 +17,30 @@ use std::time::Duration;
 pub(crate) enum Room {
     /// One run of TX buffers.
     Lease(LeaseMut, Extents),
-    /// Bytes that are copied when sent.
+    /// Bytes that are copied into a slot when sent, and how many of them there are.
+    Small([u8; INLINE_BYTES], usize),
+    /// Bytes that are copied into buffers when sent.
     Private(Vec<u8>),
+}
+
+impl Room {
+    /// The bytes of the message so far.
+    pub(crate) fn bytes(&self) -> &[u8] {
+        match self {
+            Self::Lease(lease, _) => lease,
+            Self::Small(bytes, length) => &bytes[..*length],
+            Self::Private(bytes) => bytes,
+        }
+    }
+
+    /// The same, to be written.
+    pub(crate) fn bytes_mut(&mut self) -> &mut [u8] {
+        match self {
+            Self::Lease(lease, _) => lease,
+            Self::Small(bytes, length) => &mut bytes[..*length],
+            Self::Private(bytes) => bytes,
+        }
+    }
 }
 
 impl Core {
@@ -218,7 +240,7 @@ impl Core {
     pub(crate) fn lend(&mut self, id: FlowId, length: usize) -> Result<Room> {
         self.may_publish(id, length, 0)?;
         let room = if length <= INLINE_BYTES {
-            Room::Private(vec![0; length])
+            Room::Small([0; INLINE_BYTES], length)
         } else {
             self.lend_buffers(id, length)?
         };
@@ -257,26 +279,21 @@ impl Core {
 
     /// Publishes a loan. On `WouldBlock`, when the ring is full or private bytes find no buffers, it stays lent.
     pub(crate) fn try_send_room(&mut self, id: FlowId, room: &mut Option<Room>) -> Result<()> {
-        let length = match room {
-            None => return Err(Error::invalid("the loan was sent already")),
-            Some(Room::Lease(lease, _)) => lease.len(),
-            Some(Room::Private(bytes)) => bytes.len(),
-        };
+        let Some(lent) = room else { return Err(Error::invalid("the loan was sent already")) };
+        let length = lent.bytes().len();
         self.may_publish(id, length, 1)?;
-        if let Some(Room::Private(bytes)) = room {
-            let flow = self.flows.named(id)?;
-            flow.reserved -= 1;
-            let sent = self.try_send_parts(id, &[bytes]);
+        self.flows.named(id)?.reserved -= 1;
+        if !matches!(lent, Room::Lease(..)) {
+            let sent = self.try_send_parts(id, &[lent.bytes()]);
             if sent.is_err() {
                 if let Some(flow) = self.flows.find(id.handle) {
                     flow.reserved += 1;
                 }
                 return sent;
             }
-            *room = None;
-        } else if let Some(Room::Lease(lease, extents)) = room.take() {
+        }
+        if let Some(Room::Lease(lease, extents)) = room.take() {
             drop(lease);
-            self.flows.named(id)?.reserved -= 1;
             self.publish_buffers(id, u32::try_from(length).unwrap_or(u32::MAX), extents);
         }
         self.notify();
