@@ -18,7 +18,7 @@ static ALLOCATOR: &StatsAlloc<System> = &INSTRUMENTED_SYSTEM;
 /// Lengths of messages: in a slot, the largest of those, the smallest in a buffer, one buffer, and many datagrams.
 const SIZES: [usize; 5] = [64, 112, 113, 4096, 65_536];
 /// Messages of each length before and while allocations are counted.
-const WARM_UP: u64 = 2_000;
+const WARM_UP: u64 = 20_000;
 const MESSAGES: u64 = 20_000;
 /// Messages sent before the first of them is received.
 const BATCH: u64 = 8;

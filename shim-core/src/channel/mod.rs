@@ -189,7 +189,7 @@ impl Default for Run {
 }
 
 /// After so many polls in a row that found nothing, what was taken is told to the engine.
-const EMPTY_POLLS_BEFORE_FLUSH: u32 = 64;
+const EMPTY_POLLS_BEFORE_FLUSH: u32 = 8;
 /// After so many, the doorbell is asked whether the sidecar is still there.
 const EMPTY_POLLS_BEFORE_CHECK: u32 = 4096;
 /// The state of a channel. Not safe for threads, never waits.
@@ -241,6 +241,7 @@ pub(crate) struct Core {
     over: Option<Over>,
     event_mode: bool,
     empty_polls: u32,
+    quiet_looks: u32,
     idle_calls: u32,
     /// Rings that were answered to us and whose bytes lie in the doorbell.
     bytes_due: u32,
@@ -303,6 +304,7 @@ impl Core {
             over: None,
             event_mode: false,
             empty_polls: 0,
+            quiet_looks: 0,
             idle_calls: 0,
             bytes_due: 0,
             news: News::default(),

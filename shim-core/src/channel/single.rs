@@ -166,6 +166,7 @@ impl Channel {
         self.core.check_process()?;
         match self.core.recv_direct(flow) {
             Some(message) => Ok(Some(message)),
+            None if self.core.is_quiet(flow) => Ok(None),
             None => self.try_recv_slowly(flow),
         }
     }
@@ -192,6 +193,7 @@ impl Channel {
         self.core.check_process()?;
         match self.core.recv_into_direct(flow, buffer) {
             Some(length) => Ok(Some(length)),
+            None if self.core.is_quiet(flow) => Ok(None),
             None => self.try_recv_into_slowly(flow, buffer),
         }
     }
