@@ -62,7 +62,7 @@ write_page() {
             echo
             if [ -e "$output/$name.verdicts" ] && exists "$name"; then
                 echo '```text'
-                grep -v '^figure: ' "$output/$name.txt" || true
+                grep -vE '^(figure|count): ' "$output/$name.txt" || true
                 cat "$output/$name.verdicts"
                 echo '```'
             else

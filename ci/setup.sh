@@ -9,7 +9,7 @@ cd "$(dirname "$0")/.."
 . ci/common.sh
 
 # command:package, for Debian and Ubuntu.
-needs=(cc:gcc c++:g++ make:make git:git)
+needs=(cc:gcc c++:g++ make:make git:git valgrind:valgrind)
 
 missing_commands=() missing_packages=()
 for need in "${needs[@]}"; do

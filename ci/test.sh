@@ -25,7 +25,7 @@ mkdir -p "$logs"
 # Always --workspace, never -p: cargo chooses the features of dependencies by what it is asked to build, so that one package
 # alone would be built a second time, with everything below it.
 
-steps=(setup scripts fmt clippy docs deny tests doctests c-header loom hostile sim release)
+steps=(setup scripts fmt clippy docs deny tests doctests c-header loom hostile sim release instructions)
 
 step_setup() { ci/setup.sh; }
 
@@ -94,6 +94,12 @@ step_release() {
     "$root/usr/local/bin/machnet" --version || return 1
     make --no-print-directory uninstall DESTDIR="$root" || return 1
     [ -z "$(find "$root" ! -type d)" ] || { find "$root" ! -type d && echo "make uninstall left these" && return 1; }
+}
+
+# After the release build, whose programs it counts.
+step_instructions() {
+    command -v valgrind >/dev/null 2>&1 || { skip "valgrind is not installed; ci/setup.sh says why" && return; }
+    run_script ci/instructions.sh
 }
 
 # Upper bounds against hangs, in seconds, far above what a step takes on two slow cores.

@@ -1,14 +1,19 @@
 //! Processors and the clock.
 
 use rustix::thread::{CpuSet, sched_getaffinity, sched_setaffinity};
+use std::sync::OnceLock;
 use std::time::{Duration, Instant};
 
-/// The processors that this process may use.
+/// The processors that this process may use, as they were at the first call: a thread that was kept on one of them since
+/// sees them all. Threads and processes that a kept one starts are kept with it, so call this before.
 pub fn available() -> Vec<usize> {
-    match sched_getaffinity(None) {
-        Ok(set) => (0..CpuSet::MAX_CPU).filter(|&cpu| set.is_set(cpu)).collect(),
-        Err(_) => vec![0],
-    }
+    static AVAILABLE: OnceLock<Vec<usize>> = OnceLock::new();
+    AVAILABLE
+        .get_or_init(|| match sched_getaffinity(None) {
+            Ok(set) => (0..CpuSet::MAX_CPU).filter(|&cpu| set.is_set(cpu)).collect(),
+            Err(_) => vec![0],
+        })
+        .clone()
 }
 
 /// Keeps the calling thread on the `index`-th of the processors that the process may use, counted round.

@@ -4,11 +4,20 @@
 //! `figure: NAME VALUE` by [`figure`]; `ci/bench.sh` holds those against the goals of `ci/goals.txt`. Speed is a ratio to a
 //! floor or a peer of the same run, averaged over several starts: between starts ratios move by tens of per cent.
 
+pub mod application;
+pub mod bare;
+pub mod callgrind;
 pub mod cpu;
 pub mod floor;
+pub mod own_peer;
+pub mod peers;
 pub mod rig;
 pub mod roles;
 pub mod stats;
+pub mod usage;
+
+/// Bytes of a small message.
+pub const MESSAGE_BYTES: usize = 64;
 
 /// Says one figure: the line that `ci/bench.sh` looks for.
 pub fn figure(name: &str, value: f64) {

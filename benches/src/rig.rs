@@ -1,12 +1,18 @@
 //! A sidecar inside the bench, over any driver, whose engine the bench runs itself: in a thread, or step by step.
 
 use crate::cpu;
+use machnet_client::shm::Geometry;
+use machnet_client::shm::layout::{FlowInfo, receive_kind};
+use machnet_client::shm::ring::SlotHead;
 use machnet_client::{AttachOptions, Channel, FlowId, ListenerId};
 use machnet_engine::clock::Clock;
 use machnet_engine::config::{Config, IdlePolicy};
 use machnet_engine::driver::Driver;
 use machnet_engine::driver::memory::{DEFAULT_MAX_DATAGRAM, MemoryDriver, MemoryNetwork};
-use machnet_engine::sidecar::Sidecar;
+use machnet_engine::mailbox::Command;
+use machnet_engine::proto::time::Instant;
+use machnet_engine::sidecar::{Mailboxes, Sidecar};
+use machnet_engine::tenant::{FlowSlot, Link, Taken, Tenant};
 use machnet_engine::worker::Worker;
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
@@ -69,9 +75,19 @@ impl<D: Driver> Rig<D> {
         Self { worker, clock: Clock::start(), sidecar, directory }
     }
 
+    /// Where to attach, for other processes.
+    pub fn socket(&self) -> &Path {
+        self.sidecar.socket()
+    }
+
     /// How to attach here.
     pub fn options(&self) -> AttachOptions {
         AttachOptions::new().socket(self.sidecar.socket())
+    }
+
+    /// The time as the engine sees it.
+    pub fn now(&self) -> Instant {
+        self.clock.now()
     }
 
     /// One turn of the engine.
@@ -119,6 +135,62 @@ impl<D: Driver> Rig<D> {
 }
 
 impl<D: Driver> Drop for Rig<D> {
+    fn drop(&mut self) {
+        let _: std::io::Result<()> = std::fs::remove_dir_all(&self.directory);
+    }
+}
+
+/// A channel with its tenant in the bench's own hands, and one flow: no engine, no core, no network.
+#[derive(Debug)]
+pub struct Pair {
+    /// The application's end.
+    pub channel: Channel,
+    /// The flow as the application names it.
+    pub flow: FlowId,
+    /// The engine's end.
+    pub tenant: Box<Tenant>,
+    /// The flow as the engine names it.
+    pub slot: FlowSlot,
+    _sidecar: Sidecar,
+    _mailboxes: Vec<Mailboxes>,
+    directory: PathBuf,
+}
+
+impl Pair {
+    /// Attaches and opens the flow.
+    pub fn new(geometry: Geometry) -> Self {
+        let directory = scratch_directory().expect("the directory for temporary files is writable");
+        let address = ADDRESS.parse().expect("an address");
+        let (sidecar, mailboxes) = Sidecar::start_controller_alone(&config(&directory), address, 1)
+            .expect("a sidecar in a directory of its own starts");
+        let options = AttachOptions::new().socket(sidecar.socket()).geometry(geometry);
+        let mut channel = options.attach_channel().expect("attaches");
+        let mut tenant = loop {
+            match mailboxes[0].commands.try_receive() {
+                Some(Command::Attach(tenant)) => break tenant,
+                _ => std::thread::yield_now(),
+            }
+        };
+        let peer: SocketAddr = ELSEWHERE.parse().expect("an address");
+        let connect = channel.start_connect(peer, None, None).expect("a new ring has room");
+        let Ok(Some(Taken::Connect { request, to })) = tenant.take() else {
+            panic!("a connect was published")
+        };
+        let limits = tenant.geometry();
+        let (max_message, credit) = (limits.max_send(), limits.flow_credit);
+        let info = FlowInfo { peer: to.remote, local: address, max_message, credit };
+        let link = Link::Local { tenant: 0, flow: FlowSlot::default() };
+        let slot = tenant.open_flow(link, info).expect("a new channel has room");
+        let head = SlotHead { kind: receive_kind::CONNECTED, count: 0, length: 0 };
+        let handle = tenant.handle(slot);
+        tenant.tell(head, handle, request, &info.to_words());
+        tenant.publish().expect("a real channel breaks no rule");
+        let flow = channel.try_finish_connect(connect).expect("it succeeds").expect("the outcome is there");
+        Self { channel, flow, tenant, slot, _sidecar: sidecar, _mailboxes: mailboxes, directory }
+    }
+}
+
+impl Drop for Pair {
     fn drop(&mut self) {
         let _: std::io::Result<()> = std::fs::remove_dir_all(&self.directory);
     }

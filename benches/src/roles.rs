@@ -43,6 +43,18 @@ impl Role {
         self.0.id()
     }
 
+    /// Waits for a line that it prints. Nothing if it ended.
+    pub fn line(&mut self) -> io::Result<String> {
+        let mut line = Vec::new();
+        if let Some(output) = &mut self.0.stdout {
+            let mut byte = [0];
+            while output.read(&mut byte)? == 1 && byte != *b"\n" {
+                line.extend(byte);
+            }
+        }
+        String::from_utf8(line).map_err(io::Error::other)
+    }
+
     /// Waits for its end and answers what it printed.
     pub fn output(mut self) -> io::Result<String> {
         let mut text = String::new();

@@ -1,6 +1,7 @@
 //! Percentiles of one run, and what many starts come down to.
 
 use hdrhistogram::Histogram;
+use std::time::Instant;
 
 /// Latencies of one run, in nanoseconds, with three digits.
 #[derive(Debug, Clone)]
@@ -18,9 +19,19 @@ impl Latencies {
         self.0.record(nanos).expect("a histogram that resizes takes everything");
     }
 
+    /// Counts the time from `before` until now.
+    pub fn record_since(&mut self, before: Instant) {
+        self.record(u64::try_from(before.elapsed().as_nanos()).unwrap_or(u64::MAX));
+    }
+
     /// The latency in nanoseconds that `quantile` of all stay below; 0 of none.
     pub fn at(&self, quantile: f64) -> f64 {
         if self.0.is_empty() { 0.0 } else { to_f64(self.0.value_at_quantile(quantile)) }
+    }
+
+    /// Counts those of another run, too.
+    pub fn add(&mut self, other: &Self) {
+        self.0.add(&other.0).expect("a histogram that resizes takes everything");
     }
 
     /// How many were counted.

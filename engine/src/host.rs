@@ -232,6 +232,13 @@ impl Host {
         self.seats[index as usize].as_deref().expect("links and routes name seated tenants")
     }
 
+    /// As [`Self::at`], with the engine's counters beside it.
+    #[inline]
+    pub(crate) fn at_with_counters(&mut self, index: u32) -> (&mut Seat, &mut Counters) {
+        let seat = self.seats[index as usize].as_deref_mut().expect("links and routes name seated tenants");
+        (seat, &mut self.counters)
+    }
+
     /// Every tenant with its place.
     pub fn seats(&self) -> impl Iterator<Item = (u32, &Seat)> {
         let with_index = |(index, seat): (usize, &'_ Option<Box<Seat>>)| {
@@ -269,7 +276,8 @@ impl Host {
     pub(crate) fn publish(&mut self, index: u32) {
         let Some(seat) = self.get(index) else { return };
         seat.touched = false;
-        let result = seat.tenant.publish();
+        // One that is armed is not looked at until it rings: nothing waits for a better moment.
+        let result = if seat.polled { seat.tenant.publish() } else { seat.tenant.settle() };
         let relieved = seat.tenant.take_relief();
         match result {
             Ok(true) => self.counters.count(Counter::Rings),
@@ -278,6 +286,15 @@ impl Host {
         }
         if relieved {
             self.relieved.push(index);
+        }
+    }
+
+    /// Publishes all that is known for one tenant, worth it or not.
+    pub(crate) fn settle(&mut self, index: u32) {
+        match self.at(index).tenant.settle() {
+            Ok(true) => self.counters.count(Counter::Rings),
+            Ok(false) => {}
+            Err(fault) => self.fault(index, fault),
         }
     }
 
@@ -371,7 +388,7 @@ impl Host {
     pub(crate) fn fail_connect(&mut self, index: u32, slot: FlowSlot, reason: u16) {
         self.detach_flow(index, slot);
         let tenant = &mut self.at(index).tenant;
-        match tenant.flow(slot).connecting.take() {
+        match tenant.flow(slot).end_connecting() {
             Some(request) => tenant.fail_connect(slot, request, reason),
             None => tenant.end_flow(slot, receive_kind::RESET, reason),
         }
@@ -486,7 +503,7 @@ impl Host {
         let handle = tenant.handle(slot);
         let flow = tenant.flow(slot);
         flow.info.max_message = max_message;
-        let (info, request) = (flow.info, flow.connecting.take());
+        let (info, request) = (flow.info, flow.end_connecting());
         let head = SlotHead { kind: receive_kind::CONNECTED, count: 0, length: 0 };
         tenant.tell(head, handle, request.unwrap_or(0), &info.to_words());
         self.touch(index);
@@ -525,33 +542,57 @@ impl Host {
         seat.fault.is_none().then_some((index, slot, &mut seat.tenant))
     }
 
+    /// Puts messages into the receive ring of the tenant whose flow it is, each by `put`, until one is not taken. Answers
+    /// how many were.
     #[inline]
-    fn delivered(&mut self, index: u32, result: Result<bool, PeerFault>) -> bool {
-        match result {
-            Ok(true) => {
-                self.counters.count(Counter::MessagesDelivered);
-                self.touch(index);
-                self.wake(index);
-                true
-            }
-            Ok(false) => {
-                self.counters.count(Counter::NoRoom);
-                // So that the refusal is noticed as backlog.
-                self.touch(index);
-                false
-            }
-            Err(fault) => {
-                self.fault(index, fault);
-                false
-            }
+    fn deliver_by<M>(
+        &mut self,
+        flow: FlowId,
+        messages: impl Iterator<Item = M>,
+        put: impl Fn(&mut Tenant, FlowSlot, M) -> Result<bool, PeerFault>,
+    ) -> u32 {
+        let Some((index, slot)) = self.route(flow) else { return 0 };
+        let now = self.now;
+        let seat = self.at(index);
+        if seat.fault.is_some() {
+            return 0;
         }
+        let (mut taken, mut result) = (0, Ok(true));
+        for message in messages {
+            result = put(&mut seat.tenant, slot, message);
+            if result != Ok(true) {
+                break;
+            }
+            taken += 1;
+        }
+        // Also of a refusal, so that it is noticed as backlog.
+        let touched = std::mem::replace(&mut seat.touched, true);
+        let mut polled = true;
+        if taken > 0 {
+            // It is likely to answer soon.
+            (seat.empty_looks, seat.last_found) = (0, now);
+            polled = seat.polled;
+        }
+        if !touched {
+            self.touched.push(index);
+        }
+        if !polled {
+            self.wake(index);
+        }
+        self.counters.add(Counter::MessagesDelivered, u64::from(taken));
+        match result {
+            Ok(true) => {}
+            Ok(false) => self.counters.count(Counter::NoRoom),
+            Err(fault) => self.fault(index, fault),
+        }
+        taken
     }
 
-    /// Bytes of a message that a tenant sent, into a frame.
+    /// The tenant whose flow it is, and has messages that the core sends.
     #[inline]
-    pub(crate) fn copy_out(&self, flow: FlowId, message: TxHandle, offset: u32, out: &mut [u8]) {
+    pub(crate) fn sender(&self, flow: FlowId) -> &Tenant {
         let (index, _) = self.route(flow).expect("the core sends messages of flows that have not ended");
-        self.look(index).tenant.copy_out(message.0, offset, out);
+        &self.look(index).tenant
     }
 }
 
@@ -595,16 +636,17 @@ impl Payload for Host {
     }
 
     fn deliver(&mut self, flow: FlowId, message: RxHandle) -> bool {
-        let Some((index, _, tenant)) = self.taker(flow) else { return false };
-        let result = tenant.deliver(message.0);
-        self.delivered(index, result)
+        self.deliver_by(flow, std::iter::once(message), |tenant, _, message| tenant.deliver(message.0)) == 1
     }
 
     #[inline]
     fn deliver_whole(&mut self, flow: FlowId, bytes: &[u8]) -> bool {
-        let Some((index, slot, tenant)) = self.taker(flow) else { return false };
-        let result = tenant.deliver_whole(slot, bytes);
-        self.delivered(index, result)
+        self.deliver_by(flow, std::iter::once(bytes), Tenant::deliver_whole) == 1
+    }
+
+    #[inline]
+    fn deliver_all<'a>(&mut self, flow: FlowId, messages: impl Iterator<Item = &'a [u8]>) -> u32 {
+        self.deliver_by(flow, messages, Tenant::deliver_whole)
     }
 
     fn discard(&mut self, flow: FlowId, message: RxHandle) {
@@ -616,8 +658,14 @@ impl Payload for Host {
 
     #[inline]
     fn acknowledged(&mut self, flow: FlowId, message: TxHandle) {
+        self.acknowledged_all(flow, std::iter::once(message));
+    }
+
+    #[inline]
+    fn acknowledged_all(&mut self, flow: FlowId, messages: impl Iterator<Item = TxHandle>) {
         if let Some((index, slot)) = self.route(flow) {
-            self.at(index).tenant.acknowledged(slot, message.0);
+            let tenant = &mut self.at(index).tenant;
+            tenant.acknowledged(slot, messages.map(|message| message.0));
             self.touch(index);
         }
     }

@@ -51,7 +51,7 @@ impl Host {
         };
         let flow = self.at(client).tenant.flow(client_flow);
         flow.link = Link::Local { tenant: server, flow: server_flow };
-        flow.connecting = Some(request);
+        flow.begin_connecting(request);
         self.announce(server, server_flow, port, listener);
         self.announce_connected(client, client_flow, server_sizes.max_receive());
         Ok(())
@@ -85,7 +85,7 @@ impl Host {
             }
             match peer.tenant.deliver_local(peer_slot, &message) {
                 Ok(true) => {
-                    self.at(from).tenant.acknowledged(slot, first);
+                    self.at(from).tenant.acknowledged(slot, std::iter::once(first));
                     self.counters.count(Counter::MessagesRelayed);
                     self.counters.count(Counter::MessagesDelivered);
                     self.touch(from);

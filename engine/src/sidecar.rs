@@ -83,6 +83,15 @@ pub struct Sidecar {
     controller: (Sender<Notice>, Option<JoinHandle<()>>),
 }
 
+/// An engine's ends of what it and the controller tell each other.
+#[derive(Debug)]
+pub struct Mailboxes {
+    /// What the controller says.
+    pub commands: Receiver<Command>,
+    /// What the engine says.
+    pub notices: Sender<Notice>,
+}
+
 #[derive(Debug)]
 struct Engine {
     commands: Sender<Command>,
@@ -120,12 +129,22 @@ impl Sidecar {
     }
 
     /// As [`Self::start_over`], but without threads for the engines: the caller runs their duty cycles, in threads of its own
-    /// or step by step. Attaching and listening end only while somebody does.
+    /// or step by step. Listening ends only while somebody does.
     pub fn start_stepped<D: Driver>(
         config: &Config,
         drivers: Vec<D>,
     ) -> Result<(Self, Vec<Worker<D>>), StartError> {
         Self::assemble(config, ControlSocket::open(config)?, drivers)
+    }
+
+    /// A sidecar at `local_address` of which only the controller is there: the caller is its engines, and gets the mailbox of
+    /// each.
+    pub fn start_controller_alone(
+        config: &Config,
+        local_address: SocketAddr,
+        engines: usize,
+    ) -> Result<(Self, Vec<Mailboxes>), StartError> {
+        Self::control(config, ControlSocket::open(config)?, local_address, engines)
     }
 
     fn start_engines<D: Driver + 'static>(
@@ -144,18 +163,30 @@ impl Sidecar {
     /// Everything but the engines' threads.
     fn assemble<D: Driver>(
         config: &Config,
-        ControlSocket { file, listener }: ControlSocket,
+        socket: ControlSocket,
         drivers: Vec<D>,
     ) -> Result<(Self, Vec<Worker<D>>), StartError> {
-        let _: io::Result<u64> = sys::raise_descriptor_limit();
         let local_address = drivers[0].local_address();
+        let (sidecar, mailboxes) = Self::control(config, socket, local_address, drivers.len())?;
+        let workers = (0..).zip(drivers).zip(mailboxes);
+        let workers = workers.map(|((id, driver), mailboxes)| make_worker(id, config, driver, mailboxes));
+        Ok((sidecar, workers.collect::<Result<_, _>>()?))
+    }
+
+    /// The controller, with the mailboxes for its engines.
+    fn control(
+        config: &Config,
+        ControlSocket { file, listener }: ControlSocket,
+        local_address: SocketAddr,
+        engines: usize,
+    ) -> Result<(Self, Vec<Mailboxes>), StartError> {
+        let _: io::Result<u64> = sys::raise_descriptor_limit();
         let (notice_sender, notices) = mailbox().map_err(io_error("making a pipe"))?;
-        let (mut senders, mut workers) = (Vec::new(), Vec::new());
-        for (id, driver) in (0..).zip(drivers) {
+        let (mut senders, mut mailboxes) = (Vec::new(), Vec::new());
+        for _ in 0..engines {
             let (sender, commands) = mailbox().map_err(io_error("making a pipe"))?;
-            let worker = make_worker(id, config, driver, commands, notice_sender.clone())?;
             senders.push(sender);
-            workers.push(worker);
+            mailboxes.push(Mailboxes { commands, notices: notice_sender.clone() });
         }
         let settings = controller::Settings {
             own: local_address,
@@ -174,7 +205,7 @@ impl Sidecar {
         let engines = senders.into_iter().map(|commands| Engine { commands, thread: None }).collect();
         let thread = start_controller(controller, file)?;
         let socket = config.socket.clone();
-        Ok((Self { socket, local_address, engines, controller: (notice_sender, Some(thread)) }, workers))
+        Ok((Self { socket, local_address, engines, controller: (notice_sender, Some(thread)) }, mailboxes))
     }
 
     /// The control socket.
@@ -222,8 +253,7 @@ fn make_worker<D: Driver>(
     id: u32,
     config: &Config,
     driver: D,
-    commands: Receiver<Command>,
-    notices: Sender<Notice>,
+    Mailboxes { commands, notices }: Mailboxes,
 ) -> Result<Worker<D>, StartError> {
     let millis = |value: u32| Duration::from_millis(u64::from(value));
     let local = driver.local_address();

@@ -187,7 +187,7 @@ fn flood(rng: &mut Rng, world: &mut World, app: &mut FakeApp, flow: u32, back: O
         }
         world.run(20);
         if let Some(back) = back.filter(|_| turn < 3) {
-            app.give_back(back, burst);
+            app.give_back_unread(back, burst, 16 * u32::from(burst));
             world.run(5);
         }
     }

@@ -323,8 +323,11 @@ impl Endpoint {
     /// Gives a message of `len` bytes to a connected flow. `acknowledged` names it when the peer has it.
     #[inline]
     pub fn send(&mut self, now: Instant, flow: FlowId, message: TxHandle, len: u32) -> Result<(), SendError> {
-        let index = self.index_of(flow).ok_or(SendError::UnknownFlow)?;
-        let flow = self.slots[index as usize].flow.as_deref_mut().ok_or(SendError::UnknownFlow)?;
+        let index = flow.index();
+        let flow = match self.slots.get_mut(index as usize) {
+            Some(Slot { generation, flow: Some(state) }) if *generation == flow.generation() => state,
+            _ => return Err(SendError::UnknownFlow),
+        };
         if flow.closing || flow.connecting.is_some() || flow.sender.stopped {
             return Err(SendError::UnknownFlow);
         }
@@ -335,7 +338,9 @@ impl Endpoint {
             return Err(SendError::NoCredit);
         }
         flow.sender.push(message, len);
-        self.schedule(now, index);
+        if !flow.ready {
+            self.schedule(now, index);
+        }
         Ok(())
     }
 
@@ -384,9 +389,13 @@ impl Endpoint {
     #[inline]
     fn schedule(&mut self, now: Instant, index: u32) {
         let Some(flow) = self.slots[index as usize].flow.as_deref_mut() else { return };
-        if !flow.ready && flow.has_work(now) {
+        if flow.ready {
+            return; // `poll_transmit` makes what it can and schedules the rest.
+        }
+        if flow.has_work(now) {
             flow.ready = true;
             self.ready.push_back(index);
+            return;
         }
         // What is due already was dealt with, or waits for `poll_transmit`.
         let at = flow.timeout(&self.config).max(now + LEAST_WAIT);

@@ -170,10 +170,30 @@ pub trait Payload {
     /// A whole message that is next in order and came in one datagram: reserve, keep and deliver in one step.
     /// `false`: nothing was taken.
     fn deliver_whole(&mut self, flow: FlowId, bytes: &[u8]) -> bool;
+    /// As [`Self::deliver_whole`] for whole messages one behind the other. Answers how many were taken; after one that was not,
+    /// none is.
+    #[inline]
+    fn deliver_all<'a>(&mut self, flow: FlowId, messages: impl Iterator<Item = &'a [u8]>) -> u32 {
+        let mut taken = 0;
+        for bytes in messages {
+            if !self.deliver_whole(flow, bytes) {
+                break;
+            }
+            taken += 1;
+        }
+        taken
+    }
     /// The flow is gone and the message will not be whole or not be delivered: its room is free again.
     fn discard(&mut self, flow: FlowId, message: RxHandle);
     /// The peer has all of the message: its buffers may be used again. Called in the order of sending.
     fn acknowledged(&mut self, flow: FlowId, message: TxHandle);
+    /// As [`Self::acknowledged`] for messages one behind the other.
+    #[inline]
+    fn acknowledged_all(&mut self, flow: FlowId, messages: impl Iterator<Item = TxHandle>) {
+        for message in messages {
+            self.acknowledged(flow, message);
+        }
+    }
 }
 
 /// The bytes that follow the header of a datagram to send.

@@ -41,6 +41,15 @@ impl ByteRanges {
         end - start - held
     }
 
+    /// All of `0..len` is there.
+    #[inline]
+    pub(super) fn fill(&mut self, len: u32) {
+        self.prefix = self.prefix.max(len);
+        if !self.pieces.is_empty() {
+            self.pieces.clear();
+        }
+    }
+
     /// Whether all of `0..len` is there.
     pub(super) fn is_whole(&self, len: u32) -> bool {
         self.prefix >= len

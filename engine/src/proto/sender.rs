@@ -350,26 +350,33 @@ impl Sender {
         bundle: &mut Vec<(TxHandle, u16)>,
     ) -> Chunk {
         const ITEM_COST: u32 = 2;
+        const MOST: usize = 254;
+        let short = |len: u32| u16::try_from(len).unwrap_or(u16::MAX);
         let mut used = len + ITEM_COST;
         bundle.clear();
-        while let Some(next) = self.messages.get(self.next) {
+        // As `may_start` has it for messages that are not the first of a window.
+        let behind = u32::try_from(self.next).unwrap_or(u32::MAX);
+        let open = self.limit_messages.wrapping_sub(self.base.wrapping_add(behind)).cast_signed();
+        let open = usize::try_from(open).unwrap_or(0).min(MOST - 1);
+        let limit_bytes = self.limit_units.saturating_mul(WINDOW_UNIT);
+        for next in self.messages.range_mut(self.next..).take(open) {
             let cost = next.len.saturating_add(ITEM_COST);
-            if used + cost > room || bundle.len() >= 254 || !self.may_start(self.next) {
+            let started = self.started_bytes + u64::from(next.len);
+            if used + cost > room || started > limit_bytes {
                 break;
             }
             if bundle.is_empty() {
-                bundle.push((handle, u16::try_from(len).unwrap_or(u16::MAX)));
+                bundle.push((handle, short(len)));
             }
-            let next = &mut self.messages[self.next];
-            bundle.push((next.handle, u16::try_from(next.len).unwrap_or(u16::MAX)));
+            bundle.push((next.handle, short(next.len)));
             next.sent = next.len;
-            self.started_bytes += u64::from(next.len);
+            self.started_bytes = started;
             used += cost;
-            self.next += 1;
         }
         if bundle.is_empty() {
             return Chunk::Whole { message: number, handle, len };
         }
+        self.next += bundle.len() - 1;
         let count = u8::try_from(bundle.len()).unwrap_or(u8::MAX);
         Chunk::Bundle { first: number, count, wire_len: used }
     }
@@ -510,27 +517,25 @@ impl Sender {
                 }
             }
             Content::Bundle { first, count } => {
-                for message in 0..u32::from(count) {
-                    if let Some(place) = self.place(first.wrapping_add(message)) {
-                        let len = self.messages[place].len;
-                        self.messages[place].acked.insert(0, len);
-                    }
+                // Those below `base` were acknowledged before.
+                let start = first.wrapping_sub(self.base).cast_signed();
+                let end = start + i32::from(count);
+                let place = |at: i32| usize::try_from(at).unwrap_or(0).min(self.messages.len());
+                let (start, end) = (place(start), place(end));
+                for message in self.messages.range_mut(start..end) {
+                    message.acked.fill(message.len);
                 }
             }
         }
     }
 
     fn complete(&mut self, flow: FlowId, counters: &mut Counters, payload: &mut impl Payload) {
-        while let Some(message) = self.messages.front() {
-            if !message.acked.is_whole(message.len) {
-                break;
-            }
-            counters.messages_acknowledged += 1;
-            self.acknowledged += 1;
-            payload.acknowledged(flow, message.handle);
-            self.messages.pop_front();
-            self.base = self.base.wrapping_add(1);
-            self.next -= 1;
-        }
+        let is_whole = |message: &&OutMessage| message.acked.is_whole(message.len);
+        let count = self.messages.iter().take_while(is_whole).count();
+        payload.acknowledged_all(flow, self.messages.drain(..count).map(|message| message.handle));
+        counters.messages_acknowledged += count as u64;
+        self.acknowledged += count as u64;
+        self.base = self.base.wrapping_add(u32::try_from(count).unwrap_or(u32::MAX));
+        self.next -= count;
     }
 }

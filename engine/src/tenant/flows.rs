@@ -3,10 +3,14 @@
 use crate::proto::FlowId;
 use machnet_client::shm::layout::FlowInfo;
 use machnet_client::shm::ring::PeerFault;
-use std::collections::VecDeque;
 
 /// No entry: the end of an intrusive list.
 pub(super) const NIL: u32 = u32::MAX;
+
+/// The name of a flow that the application may not name: its place would be beyond the largest table.
+const NO_NAME: u32 = u32::MAX;
+/// One generation, in a handle.
+const GENERATION: u32 = 1 << 16;
 
 /// A flow's place in its channel's table.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Hash, Default)]
@@ -39,14 +43,17 @@ pub enum Link {
 /// One flow.
 #[derive(Debug)]
 pub struct Flow {
-    generation: u16,
+    /// The flow's handle while the application may name it, else [`NO_NAME`].
+    name: u32,
+    /// Place in the lower half, generation in the upper.
+    handle: u32,
     used: bool,
     /// What it is connected to.
     pub link: Link,
     /// Addresses and limits, as the application was told.
     pub info: FlowInfo,
     /// Connect has not succeeded yet: the application's request number.
-    pub connecting: Option<u32>,
+    connecting: Option<u32>,
     /// Not yet accepted by the application: the listener it counts against.
     pub unaccepted: Option<u32>,
     /// The application closed it; what still comes for it is not delivered.
@@ -57,6 +64,8 @@ pub struct Flow {
     pub sent: u32,
     /// Messages of those that the peer has.
     pub acknowledged: u32,
+    /// As many of these as the application was told of.
+    told: u32,
     /// Whether the flow stands in the tenant's list of flows with credit to tell. Outlives the flow, as the list does.
     pub credit_dirty: bool,
     /// Whether the flow waits for room of another application of this host.
@@ -69,8 +78,10 @@ pub struct Flow {
     pub(crate) ahead: u32,
     /// RX buffers of the others.
     pub rx_buffers: u32,
-    /// Lengths of the in-slot messages delivered and not given back.
-    pub inline_lengths: VecDeque<u8>,
+    /// In-slot messages delivered and not given back.
+    pub inline_messages: u32,
+    /// Their bytes.
+    pub inline_bytes: u32,
     /// Messages put into the receive ring since the flow opened.
     pub delivered: u64,
 }
@@ -82,10 +93,42 @@ impl Flow {
         self.sent.wrapping_sub(self.acknowledged)
     }
 
-    /// Whether the application may name it.
+    /// Whether the application may send another message, of `len` bytes.
     #[inline]
-    fn has_a_name(&self) -> bool {
-        self.used && !self.released && self.connecting.is_none()
+    pub(super) fn takes(&self, len: u32) -> bool {
+        !matches!(self.link, Link::Ended)
+            && !self.closing
+            && self.unacknowledged() < self.info.credit
+            && len <= self.info.max_message
+    }
+
+    /// Acknowledged messages of which the application was not told.
+    #[inline]
+    pub(super) fn untold(&self) -> u32 {
+        self.acknowledged.wrapping_sub(self.told)
+    }
+
+    /// The flow's name on the rings.
+    #[inline]
+    pub(super) fn handle(&self) -> u32 {
+        self.handle
+    }
+
+    /// The application's request to connect that has no outcome yet.
+    pub fn connecting(&self) -> Option<u32> {
+        self.connecting
+    }
+
+    /// The flow is of a request to connect; the application does not know its name before it succeeds.
+    pub fn begin_connecting(&mut self, request: u32) {
+        self.connecting = Some(request);
+        self.name = NO_NAME;
+    }
+
+    /// The request has its outcome.
+    pub fn end_connecting(&mut self) -> Option<u32> {
+        self.name = self.handle;
+        self.connecting.take()
     }
 }
 
@@ -118,14 +161,14 @@ impl Flows {
             Some(slot) => slot,
             None => {
                 let slot = u16::try_from(self.slots.len()).ok()?;
-                self.slots.push(Flow::vacant(info));
+                self.slots.push(Flow::vacant(u32::from(slot), info));
                 slot
             }
         };
         self.used += 1;
         let flow = &mut self.slots[usize::from(slot)];
-        let (generation, credit_dirty) = (flow.generation, flow.credit_dirty);
-        *flow = Flow { generation, credit_dirty, used: true, link, ..Flow::vacant(info) };
+        let (handle, credit_dirty) = (flow.handle, flow.credit_dirty);
+        *flow = Flow { name: handle, handle, credit_dirty, used: true, link, ..Flow::vacant(handle, info) };
         Some(FlowSlot(slot))
     }
 
@@ -151,18 +194,24 @@ impl Flows {
     /// The name of a flow on the rings: place in the low half, generation in the high half.
     #[inline]
     pub(super) fn handle(&self, slot: FlowSlot) -> u32 {
-        u32::from(slot.0) | u32::from(self.slots[slot.index()].generation) << 16
+        self.slots[slot.index()].handle
     }
 
     /// The flow that the application named, if there is one. It was never told the name of one that is still connecting.
     #[inline]
-    #[expect(clippy::cast_possible_truncation, reason = "the two halves of a handle")]
-    pub(super) fn resolve(&self, handle: u32) -> Result<FlowSlot, PeerFault> {
-        let (slot, generation) = (handle as u16, (handle >> 16) as u16);
-        match self.slots.get(usize::from(slot)) {
-            Some(flow) if flow.generation == generation && flow.has_a_name() => Ok(FlowSlot(slot)),
+    #[expect(clippy::cast_possible_truncation, reason = "the place is the lower half of a handle")]
+    pub(super) fn named(&mut self, handle: u32) -> Result<(FlowSlot, &mut Flow), PeerFault> {
+        let place = handle as u16;
+        match self.slots.get_mut(usize::from(place)) {
+            Some(flow) if flow.name == handle => Ok((FlowSlot(place), flow)),
             _ => Err(PeerFault::Flow),
         }
+    }
+
+    /// As [`Self::named`], only its place.
+    #[inline]
+    pub(super) fn resolve(&mut self, handle: u32) -> Result<FlowSlot, PeerFault> {
+        self.named(handle).map(|(slot, _)| slot)
     }
 
     /// The application will not name the flow again: allowed once the flow ended.
@@ -172,6 +221,7 @@ impl Flows {
             return Err(PeerFault::Flow);
         }
         flow.released = true;
+        flow.name = NO_NAME;
         // In-slot messages of a released flow are not given back one by one.
         self.reap(slot);
         Ok(())
@@ -182,8 +232,8 @@ impl Flows {
         let flow = &mut self.slots[slot.index()];
         if flow.used && flow.released && flow.outstanding == 0 {
             flow.used = false;
-            flow.generation = flow.generation.wrapping_add(1);
-            flow.inline_lengths = VecDeque::new();
+            flow.name = NO_NAME;
+            flow.handle = flow.handle.wrapping_add(GENERATION);
             self.used -= 1;
             self.free.push(slot.0);
         }
@@ -193,10 +243,10 @@ impl Flows {
     /// Nothing if it was released meanwhile.
     #[inline]
     pub(super) fn tell_credit(&mut self, slot: FlowSlot) -> Option<(u32, u32)> {
-        let handle = self.handle(slot);
         let flow = &mut self.slots[slot.index()];
         flow.credit_dirty = false;
-        flow.used.then_some((handle, flow.acknowledged))
+        flow.told = flow.acknowledged;
+        flow.used.then_some((flow.handle, flow.acknowledged))
     }
 
     /// Every flow there is.
@@ -210,9 +260,10 @@ impl Flows {
 }
 
 impl Flow {
-    fn vacant(info: FlowInfo) -> Self {
+    fn vacant(handle: u32, info: FlowInfo) -> Self {
         Self {
-            generation: 0,
+            name: NO_NAME,
+            handle,
             used: false,
             link: Link::Ended,
             info,
@@ -222,13 +273,15 @@ impl Flow {
             released: false,
             sent: 0,
             acknowledged: 0,
+            told: 0,
             blocked: false,
             credit_dirty: false,
             tx_list: (NIL, NIL),
             outstanding: 0,
             ahead: 0,
             rx_buffers: 0,
-            inline_lengths: VecDeque::new(),
+            inline_messages: 0,
+            inline_bytes: 0,
             delivered: 0,
         }
     }

@@ -87,6 +87,10 @@ pub struct Tenant {
     events: VecDeque<(SlotHead, [u64; SLOT_WORDS - 1])>,
     /// Flows whose acknowledged count was not told yet.
     credit_dirty: Vec<FlowSlot>,
+    /// One of them should not wait: buffers came back, or a good part of the flow's credit.
+    credit_is_urgent: bool,
+    /// Slots of the send ring and of the receive-done ring that are taken before the application is told how far we got.
+    heads_untold: (u32, u32),
     /// Reasons to ring for, gathered in this cycle.
     ring_reasons: u8,
     /// A message was refused room since the last time the application gave some back.
@@ -127,6 +131,8 @@ impl Tenant {
             ahead_buffers: 0,
             events: VecDeque::new(),
             credit_dirty: Vec::new(),
+            credit_is_urgent: false,
+            heads_untold: (g.send_slots / 8, g.receive_done_slots() / 8),
             ring_reasons: 0,
             starved: false,
             relieved: false,
@@ -183,21 +189,42 @@ impl Tenant {
         self.flows.has_room()
     }
 
-    /// Tells the application what became known: credit that came back, events that waited for a slot, how far the rings
+    /// Tells the application what became known: events that waited for a slot, credit that came back, how far the rings
     /// were read; then rings it if it sleeps. Once per duty cycle for each tenant that was touched. Answers whether the
     /// bell was rung.
+    ///
+    /// Credit of small messages and the heads of the rings are told when it is worth it: each costs the application a cache
+    /// line that it would not look at. [`Self::settle`] tells the rest.
+    #[inline]
     pub fn publish(&mut self) -> Result<bool, PeerFault> {
-        self.send_ring.tell_head(&self.ours);
-        self.receive_done.tell_head(&self.ours);
+        if self.send_ring.untold() >= self.heads_untold.0 {
+            self.send_ring.tell_head(&self.ours);
+        }
+        if self.receive_done.untold() >= self.heads_untold.1 {
+            self.receive_done.tell_head(&self.ours);
+        }
         if !self.events.is_empty() {
             self.flush_events()?;
         }
-        if !self.credit_dirty.is_empty() {
+        if self.credit_is_urgent {
             self.flush_credit()?;
         }
-        if self.ring_reasons == 0 {
-            return Ok(false);
-        }
+        if self.ring_reasons == 0 { Ok(false) } else { self.ring() }
+    }
+
+    /// Whether [`Self::settle`] would tell something.
+    #[inline]
+    pub fn is_unsettled(&self) -> bool {
+        !self.credit_dirty.is_empty()
+    }
+
+    /// Tells the application of all its credit. For a tenant that is quiet, and before its engine sleeps.
+    pub fn settle(&mut self) -> Result<bool, PeerFault> {
+        self.credit_is_urgent |= !self.credit_dirty.is_empty();
+        self.publish()
+    }
+
+    fn ring(&mut self) -> Result<bool, PeerFault> {
         let reasons = std::mem::take(&mut self.ring_reasons);
         if !self.ringer.must_ring(&self.ours, &*self.theirs, reasons) {
             return Ok(false);
@@ -222,20 +249,13 @@ impl Tenant {
             self.ring_reasons |= REASON_CREDIT;
         }
         self.credit_dirty.drain(..index);
+        self.credit_is_urgent = !self.credit_dirty.is_empty();
         Ok(())
-    }
-
-    fn mark_credit(&mut self, slot: FlowSlot) {
-        let flow = self.flows.at(slot);
-        if !flow.credit_dirty {
-            flow.credit_dirty = true;
-            self.credit_dirty.push(slot);
-        }
     }
 
     /// Whether something waits that only the application's progress can release, of which it tells nobody.
     pub fn has_backlog(&self) -> bool {
-        !self.events.is_empty() || !self.credit_dirty.is_empty() || self.ring_full
+        !self.events.is_empty() || self.credit_is_urgent || self.ring_full
     }
 
     /// Whether so many events wait that nothing more should be taken from the application that could cause another one:

@@ -2,11 +2,12 @@
 
 use super::Tenant;
 use super::flows::{FlowSlot, Link};
-use super::send::Outgoing;
+use super::send::{Outgoing, halves};
 use super::store::{Content, Received};
 use machnet_client::shm::bell::REASON_RECEIVE;
 use machnet_client::shm::layout::{INLINE_BYTES, SLOT_WORDS, receive_done_kind, receive_kind};
 use machnet_client::shm::ledger::{Extents, may_take};
+use machnet_client::shm::region::write_words;
 use machnet_client::shm::ring::{PeerFault, SlotHead};
 use std::sync::atomic::Ordering;
 
@@ -30,6 +31,9 @@ pub enum Returned {
     /// Nothing to act on.
     Nothing,
 }
+
+#[expect(clippy::cast_possible_truncation, reason = "112")]
+const INLINE_LIMIT: u32 = INLINE_BYTES as u32;
 
 impl Tenant {
     /// Room for all of a message of `len` bytes, or none now. One that is not `in_order` (an earlier message of its flow
@@ -134,22 +138,37 @@ impl Tenant {
     }
 
     /// Takes a whole message that came in one piece. `false`: nothing was taken.
-    #[inline]
+    #[inline(always)]
     pub fn deliver_whole(&mut self, slot: FlowSlot, bytes: &[u8]) -> Result<bool, PeerFault> {
-        let len = u32::try_from(bytes.len()).unwrap_or(u32::MAX);
         if !self.has_ring_room()? {
             return Ok(false);
         }
-        let Some(content) = self.make_room(slot, len) else { return Ok(false) };
-        match content {
-            Content::Inline(_) => self.publish_inline(slot, bytes),
-            Content::Buffers(extents) => {
-                self.write(&extents, 0, bytes);
-                let token = self.received.reserve(slot, content, len, false);
-                self.received.delivered(token);
-                self.publish_buffers(slot, &extents, len, token);
-            }
+        if bytes.len() > INLINE_BYTES {
+            return self.deliver_whole_in_buffers(slot, bytes);
         }
+        let flow = self.flows.at(slot);
+        if !may_take(flow.outstanding - flow.ahead, 1, self.geometry.receive_slots - self.outstanding) {
+            self.starved = true;
+            return Ok(false);
+        }
+        self.outstanding += 1;
+        flow.outstanding += 1;
+        self.publish_inline(slot, bytes);
+        Ok(true)
+    }
+
+    #[inline(never)]
+    fn deliver_whole_in_buffers(&mut self, slot: FlowSlot, bytes: &[u8]) -> Result<bool, PeerFault> {
+        let len = u32::try_from(bytes.len()).unwrap_or(u32::MAX);
+        let Some(content) = self.make_room(slot, len) else { return Ok(false) };
+        let Content::Buffers(extents) = &content else {
+            unreachable!("a message of {len} bytes fits no slot")
+        };
+        self.write(extents, 0, bytes);
+        let extents = *extents;
+        let token = self.received.reserve(slot, content, len, false);
+        self.received.delivered(token);
+        self.publish_buffers(slot, &extents, len, token);
         Ok(true)
     }
 
@@ -220,8 +239,17 @@ impl Tenant {
     }
 
     /// Events go before messages: while one waits for a slot, no message may overtake it.
-    #[inline]
+    #[inline(always)]
     fn has_ring_room(&mut self) -> Result<bool, PeerFault> {
+        if self.receive_ring.known_free() > 0 && self.events.is_empty() {
+            return Ok(true);
+        }
+        self.look_for_ring_room()
+    }
+
+    #[cold]
+    #[inline(never)]
+    fn look_for_ring_room(&mut self) -> Result<bool, PeerFault> {
         if self.events.is_empty() && self.receive_ring.free(&*self.theirs, 1)? > 0 {
             return Ok(true);
         }
@@ -229,26 +257,19 @@ impl Tenant {
         Ok(false)
     }
 
-    #[inline]
+    #[inline(always)]
     fn publish_inline(&mut self, slot: FlowSlot, bytes: &[u8]) {
-        let handle = self.flows.handle(slot);
         let flow = self.flows.at(slot);
-        let length = u16::try_from(bytes.len()).unwrap_or(u16::MAX);
-        flow.inline_lengths.push_back(u8::try_from(bytes.len()).unwrap_or(u8::MAX));
+        #[expect(clippy::cast_possible_truncation, reason = "at most INLINE_BYTES")]
+        let length = bytes.len() as u16;
+        flow.inline_messages += 1;
+        flow.inline_bytes += u32::from(length);
         flow.delivered += 1;
-        let head = SlotHead { kind: receive_kind::INLINE, count: 0, length };
-        self.receive_ring.publish(&self.ours, head, |words| {
-            words[1].store(u64::from(handle) | u64::from(length) << 32, Ordering::Relaxed);
-            let (whole, rest) = bytes.as_chunks::<8>();
-            for (place, piece) in words[2..].iter().zip(whole) {
-                place.store(u64::from_le_bytes(*piece), Ordering::Relaxed);
-            }
-            if !rest.is_empty() {
-                let mut last = [0; 8];
-                last[..rest.len()].copy_from_slice(rest);
-                words[2 + whole.len()].store(u64::from_le_bytes(last), Ordering::Relaxed);
-            }
-        });
+        let word = u64::from(flow.handle()) | u64::from(length) << 32;
+        let place = self.receive_ring.open(&self.ours);
+        place[1].store(word, Ordering::Relaxed);
+        write_words(place, 2, bytes);
+        self.receive_ring.seal(place, SlotHead { kind: receive_kind::INLINE, count: 0, length });
         self.ring_reasons |= REASON_RECEIVE;
     }
 
@@ -329,13 +350,11 @@ impl Tenant {
     pub fn take_back(&mut self) -> Result<Option<Returned>, PeerFault> {
         let region = &*self.theirs;
         let Some(slot) = self.receive_done.peek(region)? else { return Ok(None) };
-        let word = slot.word(1);
-        #[expect(clippy::cast_possible_truncation, reason = "the two halves of word 1")]
-        let (handle, argument) = (word as u32, (word >> 32) as u32);
+        let (handle, argument) = halves(slot.word(1));
         let returned = match slot.head.kind {
             receive_done_kind::INLINE_TAKEN => {
                 let flow = self.flows.resolve(handle)?;
-                self.inline_taken(flow, u32::from(slot.head.length))?
+                self.inline_taken(flow, u32::from(slot.head.length), argument)?
             }
             receive_done_kind::BUFFERS_TAKEN => {
                 let message = self.received.take_back(argument).ok_or(PeerFault::Token)?;
@@ -351,9 +370,10 @@ impl Tenant {
             }
             receive_done_kind::RELEASED => {
                 let flow = self.flows.resolve(handle)?;
-                let pending = u32::try_from(self.flows.look(flow).inline_lengths.len()).unwrap_or(u32::MAX);
-                if pending > 0 {
-                    self.inline_taken(flow, pending)?;
+                let (messages, bytes) =
+                    (self.flows.look(flow).inline_messages, self.flows.look(flow).inline_bytes);
+                if messages > 0 {
+                    self.inline_taken(flow, messages, bytes)?;
                 }
                 self.flows.release(flow)?;
                 Returned::Nothing
@@ -364,17 +384,25 @@ impl Tenant {
         Ok(Some(returned))
     }
 
+    /// The application says how many in-slot messages it took, and their bytes. Their sums are what we delivered: it can
+    /// name the bytes of one as another's, which changes only when its own peer learns of the room.
     #[inline]
-    fn inline_taken(&mut self, slot: FlowSlot, count: u32) -> Result<Returned, PeerFault> {
+    fn inline_taken(&mut self, slot: FlowSlot, messages: u32, bytes: u32) -> Result<Returned, PeerFault> {
         let flow = self.flows.at(slot);
-        if count == 0 || count as usize > flow.inline_lengths.len() {
+        let (Some(left), Some(bytes_left)) =
+            (flow.inline_messages.checked_sub(messages), flow.inline_bytes.checked_sub(bytes))
+        else {
+            return Err(PeerFault::Token);
+        };
+        // None is empty, and none is longer than its slot.
+        if messages == 0 || bytes_left < left || bytes_left > left * INLINE_LIMIT {
             return Err(PeerFault::Token);
         }
-        let bytes = flow.inline_lengths.drain(..count as usize).map(u64::from).sum();
-        flow.outstanding -= count;
-        self.outstanding -= count;
+        (flow.inline_messages, flow.inline_bytes) = (left, bytes_left);
+        flow.outstanding -= messages;
+        self.outstanding -= messages;
         self.relieved = true;
-        Ok(Returned::Messages { flow: slot, messages: count, bytes })
+        Ok(Returned::Messages { flow: slot, messages, bytes: u64::from(bytes) })
     }
 
     /// Whether a message was refused room and room has come back since; asking clears it.

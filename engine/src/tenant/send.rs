@@ -1,11 +1,11 @@
 //! The sending half of a tenant: slots of the send ring become checked messages and requests.
 
 use super::Tenant;
-use super::flows::{FlowSlot, Link, NIL};
+use super::flows::{Flow, FlowSlot, Link, NIL};
 use super::store::{Content, Sent};
 use machnet_client::shm::layout::{ConnectRequest, INLINE_BYTES, MAX_EXTENTS, SLOT_WORDS, send_kind};
 use machnet_client::shm::ledger::Extents;
-use machnet_client::shm::region::{Mapping, Read};
+use machnet_client::shm::region::{Mapping, Read, copy_short_slice};
 use machnet_client::shm::ring::{PeerFault, Slot};
 use std::sync::Arc;
 
@@ -80,17 +80,32 @@ impl Tenant {
     /// Takes the next slot of the send ring, if there is one.
     #[inline]
     pub fn take(&mut self) -> Result<Option<Taken>, PeerFault> {
-        let region = &*self.theirs;
-        let Some(slot) = self.send_ring.peek(region)? else { return Ok(None) };
-        let word = slot.word(1);
-        #[expect(clippy::cast_possible_truncation, reason = "the two halves of word 1")]
-        let (handle, argument) = (word as u32, (word >> 32) as u32);
+        let Some(slot) = self.send_ring.peek(&*self.theirs)? else { return Ok(None) };
+        let (handle, len) = halves(slot.word(1));
+        if slot.head.kind != send_kind::INLINE {
+            return self.take_other();
+        }
+        if len.wrapping_sub(1) as usize >= INLINE_BYTES || u32::from(slot.head.length) != len {
+            return Err(PeerFault::Length);
+        }
+        let (flow_slot, flow) = self.flows.named(handle)?;
+        if !flow.takes(len) {
+            let taken = not_taken(flow, len)?;
+            self.send_ring.advance();
+            return Ok(Some(taken));
+        }
+        flow.sent = flow.sent.wrapping_add(1);
+        let handle = self.sent.push_inline(&mut flow.tx_list, slot.words(), len);
+        self.send_ring.advance();
+        Ok(Some(Taken::Message { flow: flow_slot, handle, len }))
+    }
+
+    /// As [`Self::take`], of a slot that is no in-slot message.
+    #[inline(never)]
+    fn take_other(&mut self) -> Result<Option<Taken>, PeerFault> {
+        let Some(slot) = self.send_ring.peek(&*self.theirs)? else { return Ok(None) };
+        let (handle, argument) = halves(slot.word(1));
         let taken = match slot.head.kind {
-            send_kind::INLINE => {
-                let content = inline_content(&slot, argument)?;
-                let flow = self.flows.resolve(handle)?;
-                self.keep_sent(flow, content, argument)?
-            }
             send_kind::BUFFERS => {
                 let flow = self.flows.resolve(handle)?;
                 let raw = raw_extents(&slot)?;
@@ -113,29 +128,14 @@ impl Tenant {
             return Err(PeerFault::Length);
         }
         let extents = self.tx_ledger.claim(raw, self.geometry.buffers_for(len))?;
-        self.keep_sent(flow, Content::Buffers(extents), len)
-    }
-
-    #[inline]
-    fn keep_sent(&mut self, slot: FlowSlot, content: Content, len: u32) -> Result<Taken, PeerFault> {
-        let flow = self.flows.at(slot);
-        if flow.link == Link::Ended || flow.closing {
-            // The application has not yet seen the end. Its buffers are home by the end event.
-            let ended = flow.link == Link::Ended;
-            if let Content::Buffers(extents) = content {
-                self.tx_ledger.release(&extents);
-            }
-            return if ended { Ok(Taken::Nothing) } else { Err(PeerFault::Flow) };
+        let state = self.flows.at(flow);
+        if !state.takes(len) {
+            self.tx_ledger.release(&extents); // Its buffers are home by the end event.
+            return not_taken(state, len);
         }
-        if flow.unacknowledged() >= flow.info.credit {
-            return Err(PeerFault::Credit);
-        }
-        if len > flow.info.max_message {
-            return Err(PeerFault::Length);
-        }
-        flow.sent = flow.sent.wrapping_add(1);
-        let handle = self.sent.push(&mut flow.tx_list, content, len);
-        Ok(Taken::Message { flow: slot, handle, len })
+        state.sent = state.sent.wrapping_add(1);
+        let handle = self.sent.push(&mut state.tx_list, Content::Buffers(extents), len);
+        Ok(Taken::Message { flow, handle, len })
     }
 
     /// The first message of a flow that the peer has not acknowledged.
@@ -171,29 +171,40 @@ impl Tenant {
         match &self.sent.at(handle).content {
             Content::Inline(bytes) => {
                 let start = offset as usize;
-                out.copy_from_slice(&bytes[start..start + out.len()]);
+                copy_short_slice(&bytes[start..start + out.len()], out);
             }
-            Content::Buffers(extents) => {
-                let length = u32::try_from(out.len()).unwrap_or(u32::MAX);
-                let (pool, bytes) = (self.geometry.tx_offset(), self.geometry.buffer_bytes);
-                extents.pieces(pool, bytes, offset, length, |at, message_offset, piece| {
-                    let start = (message_offset - offset) as usize;
-                    self.theirs.read_bytes(at, &mut out[start..start + piece as usize]);
-                });
-            }
+            Content::Buffers(extents) => self.copy_out_of_buffers(extents, offset, out),
         }
     }
 
-    /// The peer has the message: its TX buffers go home and the flow's credit grows.
+    fn copy_out_of_buffers(&self, extents: &Extents, offset: u32, out: &mut [u8]) {
+        let length = u32::try_from(out.len()).unwrap_or(u32::MAX);
+        let (pool, bytes) = (self.geometry.tx_offset(), self.geometry.buffer_bytes);
+        extents.pieces(pool, bytes, offset, length, |at, message_offset, piece| {
+            let start = (message_offset - offset) as usize;
+            self.theirs.read_bytes(at, &mut out[start..start + piece as usize]);
+        });
+    }
+
+    /// The peer has these messages, the first ones of the flow: their TX buffers go home and the flow's credit grows.
     #[inline]
-    pub fn acknowledged(&mut self, slot: FlowSlot, handle: u32) {
+    pub fn acknowledged(&mut self, slot: FlowSlot, messages: impl Iterator<Item = u32>) {
         let flow = self.flows.at(slot);
-        flow.acknowledged = flow.acknowledged.wrapping_add(1);
-        let sent = self.sent.pop(&mut flow.tx_list, handle);
-        if let Content::Buffers(extents) = &sent.content {
-            self.tx_ledger.release(extents);
+        let mut count = 0;
+        for handle in messages {
+            count += 1;
+            let sent = self.sent.pop(&mut flow.tx_list, handle);
+            if let Content::Buffers(extents) = &sent.content {
+                self.tx_ledger.release(extents);
+                self.credit_is_urgent = true;
+            }
         }
-        self.mark_credit(slot);
+        flow.acknowledged = flow.acknowledged.wrapping_add(count);
+        self.credit_is_urgent |= flow.untold() * 4 >= flow.info.credit;
+        if !flow.credit_dirty {
+            flow.credit_dirty = true;
+            self.credit_dirty.push(slot);
+        }
     }
 
     /// The flow ended: the engine holds none of its messages any more. Answers how many were not acknowledged.
@@ -214,16 +225,25 @@ impl Tenant {
     }
 }
 
+/// Why a flow does not take a message: it ended, which the application has not seen yet, or a rule was broken.
+#[cold]
+fn not_taken(flow: &Flow, len: u32) -> Result<Taken, PeerFault> {
+    if flow.link == Link::Ended {
+        Ok(Taken::Nothing)
+    } else if flow.closing {
+        Err(PeerFault::Flow)
+    } else if len > flow.info.max_message {
+        Err(PeerFault::Length)
+    } else {
+        Err(PeerFault::Credit)
+    }
+}
+
+/// The two halves of a word.
 #[inline]
-fn inline_content(slot: &Slot<'_, SLOT_WORDS>, len: u32) -> Result<Content, PeerFault> {
-    if len == 0 || len as usize > INLINE_BYTES || u32::from(slot.head.length) != len {
-        return Err(PeerFault::Length);
-    }
-    let mut bytes = [0_u8; INLINE_BYTES];
-    for (index, piece) in bytes.chunks_exact_mut(8).take((len as usize).div_ceil(8)).enumerate() {
-        piece.copy_from_slice(&slot.word(2 + index).to_le_bytes());
-    }
-    Ok(Content::Inline(bytes))
+#[expect(clippy::cast_possible_truncation, reason = "the two halves of a word")]
+pub(super) fn halves(word: u64) -> (u32, u32) {
+    (word as u32, (word >> 32) as u32)
 }
 
 #[expect(clippy::cast_possible_truncation, reason = "the two halves of a word")]

@@ -2,8 +2,10 @@
 //! received and the application has not given back.
 
 use super::flows::{FlowSlot, NIL};
-use machnet_client::shm::layout::INLINE_BYTES;
+use machnet_client::shm::layout::{INLINE_BYTES, SLOT_WORDS};
 use machnet_client::shm::ledger::Extents;
+use machnet_client::shm::region::read_words;
+use machnet_client::shm::ring::ReadWords;
 
 /// Where a message's bytes are.
 #[derive(Clone, Copy, Debug)]
@@ -12,6 +14,20 @@ pub(super) enum Content {
     Inline([u8; INLINE_BYTES]),
     /// In buffers of the channel.
     Buffers(Extents),
+}
+
+/// The most usual length of small messages.
+const USUAL_BYTES: usize = 64;
+
+/// Copies a message of `len` bytes out of its slot. The lengths of the copies are fixed, which costs less than to copy just
+/// `len` bytes; what is behind the message is of the same slot and never looked at.
+#[inline]
+fn read_inline(slot: ReadWords<'_, SLOT_WORDS>, len: u32, into: &mut [u8; INLINE_BYTES]) {
+    if len as usize <= USUAL_BYTES {
+        read_words(slot, 2, &mut into[..USUAL_BYTES]);
+    } else {
+        read_words(slot, 2, into);
+    }
 }
 
 /// A message that an application sent.
@@ -40,39 +56,84 @@ impl Default for SentStore {
 
 impl SentStore {
     /// Records a message behind the last of `list`. Answers its handle.
-    #[inline]
     pub(super) fn push(&mut self, list: &mut (u32, u32), content: Content, len: u32) -> u32 {
-        let handle = if self.free == NIL {
-            self.entries.push(Sent { content, len, next: NIL });
-            u32::try_from(self.entries.len() - 1).unwrap_or(NIL)
-        } else {
-            let handle = self.free;
-            let entry = &mut self.entries[handle as usize];
-            self.free = entry.next;
-            (entry.content, entry.len, entry.next) = (content, len, NIL);
-            handle
+        let handle = self.place(len);
+        self.entries[handle as usize].content = content;
+        self.link(list, handle);
+        handle
+    }
+
+    /// As [`Self::push`], of a message that lies in a slot: its bytes are copied once, from there to here.
+    #[inline]
+    pub(super) fn push_inline(
+        &mut self,
+        list: &mut (u32, u32),
+        slot: ReadWords<'_, SLOT_WORDS>,
+        len: u32,
+    ) -> u32 {
+        let handle = self.free;
+        let Some(Sent { content: Content::Inline(bytes), len: place, next }) =
+            self.entries.get_mut(handle as usize)
+        else {
+            return self.push_inline_slowly(list, slot, len);
         };
-        if list.1 == NIL {
-            list.0 = handle;
-        } else {
-            self.entries[list.1 as usize].next = handle;
+        read_inline(slot, len, bytes);
+        *place = len;
+        self.free = std::mem::replace(next, NIL);
+        self.link(list, handle);
+        handle
+    }
+
+    /// The first free entry is none yet, or had a message in buffers before.
+    #[cold]
+    #[inline(never)]
+    fn push_inline_slowly(
+        &mut self,
+        list: &mut (u32, u32),
+        slot: ReadWords<'_, SLOT_WORDS>,
+        len: u32,
+    ) -> u32 {
+        let mut bytes = [0; INLINE_BYTES];
+        read_inline(slot, len, &mut bytes);
+        self.push(list, Content::Inline(bytes), len)
+    }
+
+    /// A place for a message of `len` bytes, in no list.
+    fn place(&mut self, len: u32) -> u32 {
+        let handle = self.free;
+        let Some(entry) = self.entries.get_mut(handle as usize) else { return self.grow(len) };
+        self.free = entry.next;
+        (entry.len, entry.next) = (len, NIL);
+        handle
+    }
+
+    #[cold]
+    fn grow(&mut self, len: u32) -> u32 {
+        self.entries.push(Sent { content: Content::Inline([0; INLINE_BYTES]), len, next: NIL });
+        u32::try_from(self.entries.len() - 1).unwrap_or(NIL)
+    }
+
+    #[inline]
+    fn link(&mut self, list: &mut (u32, u32), handle: u32) {
+        match self.entries.get_mut(list.1 as usize) {
+            Some(last) => last.next = handle,
+            None => list.0 = handle,
         }
         list.1 = handle;
-        handle
     }
 
     /// Takes the first message of `list` out, if it is `handle`: messages are acknowledged in the order of sending.
     #[inline]
     pub(super) fn pop(&mut self, list: &mut (u32, u32), handle: u32) -> &Sent {
         assert!(list.0 == handle, "messages are acknowledged in the order of sending");
-        let next = self.entries[handle as usize].next;
-        list.0 = next;
-        if next == NIL {
+        let entry = &mut self.entries[handle as usize];
+        list.0 = entry.next;
+        if entry.next == NIL {
             list.1 = NIL;
         }
-        self.entries[handle as usize].next = self.free;
+        entry.next = self.free;
         self.free = handle;
-        &self.entries[handle as usize]
+        entry
     }
 
     /// A message by its handle.

@@ -256,12 +256,15 @@ pub enum Body<'a> {
 
 /// The messages of a bundle, checked when parsed.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub struct BundleItems<'a>(&'a [u8]);
+pub struct BundleItems<'a> {
+    bytes: &'a [u8],
+    count: u32,
+}
 
 impl<'a> BundleItems<'a> {
     /// Each message in order.
     pub fn iter(&self) -> impl Iterator<Item = &'a [u8]> + use<'a> {
-        let mut rest = self.0;
+        let mut rest = self.bytes;
         core::iter::from_fn(move || {
             let (length, after) = rest.split_first_chunk::<BUNDLE_ITEM_LEN>()?;
             let (message, after) = after.split_at_checked(usize::from(u16::from_be_bytes(*length)))?;
@@ -270,9 +273,16 @@ impl<'a> BundleItems<'a> {
         })
     }
 
+    /// How many they are: at least one.
+    #[inline]
+    pub fn count(&self) -> u32 {
+        self.count
+    }
+
     fn check(bytes: &'a [u8]) -> Result<Self, ParseError> {
-        let mut rest = bytes;
+        let (mut rest, mut count) = (bytes, 0);
         while !rest.is_empty() {
+            count += 1;
             let (length, after) = rest.split_first_chunk::<BUNDLE_ITEM_LEN>().ok_or(ParseError::Truncated)?;
             let length = usize::from(u16::from_be_bytes(*length));
             if length == 0 {
@@ -280,7 +290,7 @@ impl<'a> BundleItems<'a> {
             }
             rest = after.get(length..).ok_or(ParseError::Truncated)?;
         }
-        if bytes.is_empty() { Err(ParseError::Truncated) } else { Ok(Self(bytes)) }
+        if count == 0 { Err(ParseError::Truncated) } else { Ok(Self { bytes, count }) }
     }
 }
 

@@ -4,7 +4,7 @@ use super::{SLOT_BURST, Worker};
 use crate::counters::Counter;
 use crate::driver::Driver;
 use crate::proto::time::{Duration, Instant};
-use crate::proto::{Reason, SendError, TxHandle};
+use crate::proto::{Endpoint, FlowId, Reason, SendError, TxHandle};
 use crate::tenant::{FlowSlot, Link, Returned, Taken};
 use machnet_client::shm::layout::{ConnectRequest, FlowInfo, receive_kind};
 use machnet_client::shm::ring::PeerFault;
@@ -14,6 +14,9 @@ use std::net::SocketAddr;
 const ADDRESS_NOT_LOCAL: u16 = 11;
 /// A connect failed: no packet can go to that address. Never on the wire.
 const NO_ROUTE: u16 = 12;
+
+/// After so many empty looks a tenant is told what was held back.
+const LOOKS_BEFORE_SETTLING: u32 = 16;
 
 impl<D: Driver> Worker<D> {
     /// Takes from every polled tenant, beginning with another one in each cycle.
@@ -50,6 +53,9 @@ impl<D: Driver> Worker<D> {
         let seat = self.host.at(index);
         if found == 0 {
             seat.empty_looks = seat.empty_looks.saturating_add(1);
+            if seat.empty_looks == LOOKS_BEFORE_SETTLING && seat.tenant.is_unsettled() {
+                self.host.settle(index);
+            }
             return 0;
         }
         (seat.empty_looks, seat.last_found) = (0, now);
@@ -62,17 +68,37 @@ impl<D: Driver> Worker<D> {
 
     #[inline]
     fn take_sent(&mut self, now: Instant, index: u32) -> Result<usize, PeerFault> {
-        for taken in 0..SLOT_BURST {
-            let seat = self.host.at(index);
+        let mut taken = 0;
+        while taken < SLOT_BURST {
+            let Self { endpoint, host, .. } = self;
+            let (seat, counters) = host.at_with_counters(index);
             if seat.fault.is_some() || seat.tenant.has_too_many_events() {
                 return Ok(taken);
             }
-            match seat.tenant.take()? {
-                Some(slot) => self.handle_taken(now, index, slot)?,
-                None => return Ok(taken),
-            }
+            // Messages for the network, which most are, without another look at who sits where.
+            let other = loop {
+                match seat.tenant.take()? {
+                    None => return Ok(taken),
+                    Some(Taken::Message { flow, handle, len }) => {
+                        taken += 1;
+                        let Link::Remote(id) = seat.tenant.look(flow).link else {
+                            break Taken::Message { flow, handle, len };
+                        };
+                        counters.count(Counter::MessagesSent);
+                        send(endpoint, now, id, handle, len)?;
+                        if taken == SLOT_BURST {
+                            return Ok(taken);
+                        }
+                    }
+                    Some(other) => {
+                        taken += 1;
+                        break other;
+                    }
+                }
+            };
+            self.handle_taken(now, index, other)?;
         }
-        Ok(SLOT_BURST)
+        Ok(taken)
     }
 
     fn take_returned(&mut self, now: Instant, index: u32) -> Result<usize, PeerFault> {
@@ -95,52 +121,24 @@ impl<D: Driver> Worker<D> {
         Ok(SLOT_BURST)
     }
 
-    #[inline]
+    /// What one slot asked for.
     pub(super) fn handle_taken(&mut self, now: Instant, index: u32, taken: Taken) -> Result<(), PeerFault> {
         match taken {
-            Taken::Message { flow, handle, len } => self.send(now, index, flow, handle, len),
-            Taken::Connect { request, to } => {
-                self.connect(now, index, request, &to);
-                Ok(())
-            }
-            Taken::Close { flow } => {
-                self.close(now, index, flow);
-                Ok(())
-            }
-            Taken::Reset { flow } => {
-                self.reset(now, index, flow, Reason::Aborted);
-                Ok(())
-            }
-            Taken::Nothing => Ok(()),
-        }
-    }
-
-    #[inline]
-    fn send(
-        &mut self,
-        now: Instant,
-        index: u32,
-        flow: FlowSlot,
-        handle: u32,
-        len: u32,
-    ) -> Result<(), PeerFault> {
-        self.host.counters.count(Counter::MessagesSent);
-        let flow_state = self.host.look(index).tenant.look(flow);
-        match flow_state.link {
-            Link::Remote(id) => match self.endpoint.send(now, id, TxHandle(handle), len) {
-                // An unknown flow has ended; the event that says so is on its way to the application.
-                Ok(()) | Err(SendError::UnknownFlow) => Ok(()),
-                Err(SendError::NoCredit) => Err(PeerFault::Credit),
-                Err(SendError::MessageSize) => Err(PeerFault::Length),
-            },
-            Link::Local { .. } => {
-                if !flow_state.blocked {
-                    self.host.relay(index, flow);
+            Taken::Message { flow, handle, len } => {
+                self.host.counters.count(Counter::MessagesSent);
+                let state = self.host.look(index).tenant.look(flow);
+                match state.link {
+                    Link::Remote(id) => send(&mut self.endpoint, now, id, handle, len)?,
+                    Link::Local { .. } if !state.blocked => drop(self.host.relay(index, flow)),
+                    Link::Local { .. } | Link::Ended => {}
                 }
-                Ok(())
             }
-            Link::Ended => Ok(()),
+            Taken::Connect { request, to } => self.connect(now, index, request, &to),
+            Taken::Close { flow } => self.close(now, index, flow),
+            Taken::Reset { flow } => self.reset(now, index, flow, Reason::Aborted),
+            Taken::Nothing => {}
         }
+        Ok(())
     }
 
     fn connect(&mut self, now: Instant, index: u32, request: u32, to: &ConnectRequest) {
@@ -196,7 +194,7 @@ impl<D: Driver> Worker<D> {
         let local = SocketAddr::new(self.host.own_ip(), self.endpoint.flow_port(id).unwrap_or(0));
         let info = FlowInfo { peer: to.remote, local, max_message: 0, credit: geometry.flow_credit };
         let slot = self.host.open_flow(index, Link::Remote(id), info).ok_or(Reason::TooManyFlows)?;
-        self.host.at(index).tenant.flow(slot).connecting = Some(request);
+        self.host.at(index).tenant.flow(slot).begin_connecting(request);
         Ok(())
     }
 
@@ -221,7 +219,7 @@ impl<D: Driver> Worker<D> {
         match self.host.at(index).tenant.flow(slot).link {
             Link::Remote(id) => {
                 self.endpoint.reset(now, id, reason, &mut self.host);
-                if self.host.look(index).tenant.look(slot).connecting.is_some() {
+                if self.host.look(index).tenant.look(slot).connecting().is_some() {
                     self.host.fail_connect(index, slot, reason as u16);
                 } else {
                     self.host.end_flow(index, slot, receive_kind::RESET, reason as u16);
@@ -230,6 +228,17 @@ impl<D: Driver> Worker<D> {
             Link::Local { .. } => self.host.reset_local(index, slot, reason),
             Link::Ended => {}
         }
+    }
+}
+
+/// A message for the network.
+#[inline]
+fn send(endpoint: &mut Endpoint, now: Instant, flow: FlowId, handle: u32, len: u32) -> Result<(), PeerFault> {
+    match endpoint.send(now, flow, TxHandle(handle), len) {
+        // An unknown flow has ended; the event that says so is on its way to the application.
+        Ok(()) | Err(SendError::UnknownFlow) => Ok(()),
+        Err(SendError::NoCredit) => Err(PeerFault::Credit),
+        Err(SendError::MessageSize) => Err(PeerFault::Length),
     }
 }
 

@@ -34,7 +34,7 @@ impl<D: Driver> Worker<D> {
         }
         for slot in self.live_flows(index) {
             let flow = self.host.look(index).tenant.look(slot);
-            if flow.connecting.is_some() || (flow.unaccepted.is_some() && cause != LeaveCause::Shutdown) {
+            if flow.connecting().is_some() || (flow.unaccepted.is_some() && cause != LeaveCause::Shutdown) {
                 self.reset(now, index, slot, Reason::ApplicationGone);
             } else {
                 self.close(now, index, slot);

@@ -66,7 +66,7 @@ fn flow_status(endpoint: &Endpoint, id: u32, flow: &Flow) -> FlowStatus {
     };
     let state = match flow {
         Flow { link: Link::Ended, .. } => "ended",
-        Flow { connecting: Some(_), .. } => "connecting",
+        flow if flow.connecting().is_some() => "connecting",
         Flow { closing: true, .. } => "closing",
         _ => "open",
     };

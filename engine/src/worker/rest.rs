@@ -78,6 +78,7 @@ impl<D: Driver> Worker<D> {
 
     /// Arms a tenant. `false`: it published something meanwhile, and is polled on.
     fn try_arm(&mut self, index: u32) -> bool {
+        self.host.settle(index);
         let seat = self.host.at(index);
         seat.tenant.arm();
         // One with too many events is not taken from; the backlog brings it back.

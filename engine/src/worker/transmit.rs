@@ -46,16 +46,17 @@ fn fill(endpoint: &Endpoint, host: &Host, transmit: &Transmit, out: &mut [u8]) {
         Body::Padding { .. } => body.fill(0),
         Body::Segment { message, offset, .. } => {
             let flow = transmit.flow.expect("a segment belongs to a flow");
-            host.copy_out(flow, message, offset, body);
+            host.sender(flow).copy_out(message.0, offset, body);
         }
         Body::Bundle { .. } => {
             let flow = transmit.flow.expect("a bundle belongs to a flow");
+            let tenant = host.sender(flow);
             let mut rest = body;
             for &(message, len) in endpoint.bundle() {
                 let (length, after) = rest.split_at_mut(2);
                 length.copy_from_slice(&len.to_be_bytes());
                 let (bytes, after) = after.split_at_mut(usize::from(len));
-                host.copy_out(flow, message, 0, bytes);
+                tenant.copy_out(message.0, 0, bytes);
                 rest = after;
             }
         }

@@ -11,6 +11,7 @@ use machnet_client::shm::region::{self, Mapping, Read, Write};
 use machnet_client::shm::ring::{Consumer, Producer, SlotHead};
 use machnet_client::socket;
 use machnet_engine::tenant::{Bells, Identity, Tenant};
+use std::collections::{HashMap, VecDeque};
 use std::net::SocketAddr;
 use std::os::fd::{AsFd, OwnedFd};
 use std::sync::atomic::Ordering;
@@ -39,6 +40,8 @@ pub struct FakeApp {
     ringer: Ringer,
     reads: OwnedFd,
     writes: OwnedFd,
+    /// Lengths of the in-slot messages that were received and not given back.
+    received: HashMap<u32, VecDeque<u32>>,
 }
 
 impl FakeApp {
@@ -78,6 +81,7 @@ impl FakeApp {
             geometry,
             reads,
             writes,
+            received: HashMap::new(),
         };
         (app, Box::new(tenant))
     }
@@ -135,8 +139,16 @@ impl FakeApp {
         self.done(receive_done_kind::ACCEPTED, 0, flow, 0);
     }
 
+    /// Gives back in-slot messages that were received.
     pub fn give_back(&mut self, flow: u32, messages: u16) {
-        self.done(receive_done_kind::INLINE_TAKEN, messages, flow, 0);
+        let lengths = self.received.entry(flow).or_default();
+        let bytes = (0..messages).map(|_| lengths.pop_front().expect("it was received")).sum();
+        self.give_back_unread(flow, messages, bytes);
+    }
+
+    /// Says that in-slot messages of so many bytes in all were taken, whether they were or not.
+    pub fn give_back_unread(&mut self, flow: u32, messages: u16, bytes: u32) {
+        self.done(receive_done_kind::INLINE_TAKEN, messages, flow, bytes);
     }
 
     pub fn release(&mut self, flow: u32) {
@@ -175,6 +187,7 @@ impl FakeApp {
             receive_kind::INLINE => {
                 let mut bytes = vec![0; usize::from(head.length)];
                 self.theirs.read_bytes(at + 16, &mut bytes);
+                self.received.entry(flow).or_default().push_back(u32::from(head.length));
                 Told::Message { flow, bytes }
             }
             receive_kind::BUFFERS => {

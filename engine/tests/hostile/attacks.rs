@@ -185,7 +185,7 @@ fn take_one(raw: &mut Raw, flow: u32) -> Option<u32> {
 
 fn give_back(raw: &mut Raw, event: &Event) -> Option<u32> {
     if event.kind == receive_kind::INLINE {
-        raw.give_back(receive_done_kind::INLINE_TAKEN, 1, event.flow, 0);
+        raw.give_back(receive_done_kind::INLINE_TAKEN, 1, event.flow, event.argument);
         return None;
     }
     raw.give_back(receive_done_kind::BUFFERS_TAKEN, 0, event.flow, event.token());

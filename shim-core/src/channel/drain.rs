@@ -92,7 +92,9 @@ impl Core {
         }
         let flow = self.receiving(taken.flow)?;
         if flow.discards() {
-            self.count_taken(taken.flow);
+            if self.count_taken(taken.flow, taken.head.length) {
+                self.flush_taken();
+            }
             return Ok(());
         }
         self.queue(Entry::new(taken.flow, u32::from(taken.head.length), 0, self.slot_bytes(taken.at)))

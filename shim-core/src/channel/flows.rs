@@ -10,7 +10,7 @@ use crate::shm::ring::PeerFault;
 use std::collections::VecDeque;
 
 /// No flow has this handle: its slot would be beyond the largest table.
-const NO_HANDLE: u32 = u32::MAX;
+pub(super) const NO_HANDLE: u32 = u32::MAX;
 
 /// Most messages that a sidecar may let be unacknowledged; see `Geometry::fault`.
 const MOST_CREDIT: u32 = 32_768;
@@ -57,6 +57,8 @@ pub(crate) struct FlowState {
     pub(crate) max_message: u32,
     /// In-slot messages taken and not yet told.
     pub(crate) taken: u32,
+    /// Their bytes.
+    pub(crate) taken_bytes: u32,
     /// Received messages, in flow mode.
     pub(crate) list: List,
     /// Received messages that wait in the common queue, in channel mode.
@@ -90,6 +92,7 @@ impl FlowState {
             credit: 0,
             max_message: 0,
             taken: 0,
+            taken_bytes: 0,
             list: List::EMPTY,
             common: 0,
             held: 0,

@@ -33,7 +33,7 @@ use crate::socket::{self, Ring};
 pub(crate) use events::Wants;
 use events::{News, Told};
 pub(crate) use flows::End;
-use flows::FlowTable;
+use flows::{FlowTable, NO_HANDLE};
 use queue::{List, Slab};
 use std::collections::{HashMap, VecDeque};
 use std::net::SocketAddr;
@@ -174,6 +174,20 @@ struct Done {
     argument: u32,
 }
 
+/// In-slot messages that were taken from one flow.
+#[derive(Debug, Clone, Copy)]
+struct Run {
+    handle: u32,
+    messages: u32,
+    bytes: u32,
+}
+
+impl Default for Run {
+    fn default() -> Self {
+        Self { handle: NO_HANDLE, messages: 0, bytes: 0 }
+    }
+}
+
 /// After so many polls in a row that found nothing, what was taken is told to the engine.
 const EMPTY_POLLS_BEFORE_FLUSH: u32 = 64;
 /// After so many, the doorbell is asked whether the sidecar is still there.
@@ -214,7 +228,9 @@ pub(crate) struct Core {
     unsent_ends: VecDeque<(u8, u32)>,
     /// Done slots that wait for room. The ring is sized so that this stays empty.
     unsent_done: VecDeque<Done>,
-    /// Flows with in-slot messages that were taken and not told, and the sum of those.
+    /// In-slot messages that were taken from one flow in a row, and not told.
+    run: Run,
+    /// Flows with in-slot messages that were taken before that and not told, and the sum of those.
     taken_flows: Vec<u32>,
     taken_total: u32,
     /// So many of them are told at once.
@@ -274,6 +290,7 @@ impl Core {
             next_request: 1,
             unsent_ends: VecDeque::new(),
             unsent_done: VecDeque::new(),
+            run: Run::default(),
             taken_flows: Vec::new(),
             taken_total: 0,
             // A sixteenth of the ring at most, so that what is held back here never matters to the senders' windows; and
@@ -423,18 +440,48 @@ impl Core {
     }
 
     fn flush_taken(&mut self) {
+        self.set_run_aside();
         self.taken_total = 0;
         while let Some(handle) = self.taken_flows.pop() {
             self.flush_taken_of(handle);
         }
     }
 
-    fn flush_taken_of(&mut self, handle: u32) {
+    /// Counts an in-slot message of the flow as taken. Says whether it is time to tell.
+    #[inline(always)]
+    fn count_taken(&mut self, handle: u32, length: u16) -> bool {
+        if self.run.handle != handle {
+            self.begin_run(handle);
+        }
+        self.run.messages += 1;
+        self.run.bytes += u32::from(length);
+        self.run.messages + self.taken_total >= self.taken_limit
+    }
+
+    #[inline(never)]
+    fn begin_run(&mut self, handle: u32) {
+        self.set_run_aside();
+        self.run.handle = handle;
+    }
+
+    fn set_run_aside(&mut self) {
+        let Run { handle, messages, bytes } = std::mem::take(&mut self.run);
         let Some(flow) = self.flows.find(handle) else { return };
-        let count = std::mem::take(&mut flow.taken);
+        if flow.taken == 0 && messages > 0 {
+            self.taken_flows.push(handle);
+        }
+        flow.taken += messages;
+        flow.taken_bytes += bytes;
+        self.taken_total += messages;
+    }
+
+    fn flush_taken_of(&mut self, handle: u32) {
+        self.set_run_aside();
+        let Some(flow) = self.flows.find(handle) else { return };
+        let (count, bytes) = (std::mem::take(&mut flow.taken), std::mem::take(&mut flow.taken_bytes));
         if count > 0 {
             let count = u16::try_from(count).unwrap_or(u16::MAX); // At most `taken_flow_limit`.
-            self.push_done(receive_done_kind::INLINE_TAKEN, count, handle, 0);
+            self.push_done(receive_done_kind::INLINE_TAKEN, count, handle, bytes);
         }
     }
 

@@ -7,7 +7,7 @@ use crate::error::{Error, Result};
 use crate::message::Message;
 use crate::shm::layout::{INLINE_BYTES, SLOT_WORDS, receive_done_kind, receive_kind};
 use crate::shm::region::read_words;
-use crate::shm::ring::Slot;
+use crate::shm::ring::ReadWords;
 use std::collections::VecDeque;
 use std::net::SocketAddr;
 
@@ -43,10 +43,7 @@ impl Core {
     /// As [`Self::try_recv`], if the short way is open.
     #[inline(always)]
     pub(crate) fn recv_direct(&mut self, id: FlowId) -> Option<Message> {
-        let slot = self.peek_direct(id, INLINE_BYTES)?;
-        let message = Message::inline(usize::from(slot.head.length), slot.words());
-        self.took_direct(id);
-        Some(message)
+        self.take_direct(id, INLINE_BYTES, |slot, length| Message::inline(length, slot))
     }
 
     fn recv_queued(&mut self, id: FlowId) -> Result<Option<Message>> {
@@ -67,11 +64,10 @@ impl Core {
     /// As [`Self::try_recv_into`], if the short way is open.
     #[inline(always)]
     pub(crate) fn recv_into_direct(&mut self, id: FlowId, buffer: &mut [u8]) -> Option<usize> {
-        let slot = self.peek_direct(id, buffer.len())?;
-        let length = usize::from(slot.head.length);
-        read_words(slot.words(), 2, &mut buffer[..length]);
-        self.took_direct(id);
-        Some(length)
+        self.take_direct(id, buffer.len(), |slot, length| {
+            read_words(slot, 2, &mut buffer[..length]);
+            length
+        })
     }
 
     fn recv_queued_into(&mut self, id: FlowId, buffer: &mut [u8]) -> Result<Option<usize>> {
@@ -82,10 +78,15 @@ impl Core {
     }
 
     /// The short way, which most messages go: nothing is queued for the flow, and the next slot of the ring is an in-slot
-    /// message of it, of at most `room` bytes. Nothing in any other case. Read it, then call [`Self::took_direct`].
+    /// message of it, of at most `room` bytes. Nothing in any other case.
     #[inline(always)]
-    fn peek_direct(&self, id: FlowId, room: usize) -> Option<Slot<'_, SLOT_WORDS>> {
-        let flow = self.flows.look(id.handle)?;
+    fn take_direct<T>(
+        &mut self,
+        id: FlowId,
+        room: usize,
+        read: impl FnOnce(ReadWords<'_, SLOT_WORDS>, usize) -> T,
+    ) -> Option<T> {
+        let flow = self.flows.find(id.handle)?;
         if !flow.list.is_empty() || !flow.direct {
             return None;
         }
@@ -94,23 +95,17 @@ impl Core {
         #[expect(clippy::cast_possible_truncation, reason = "the lower half of its word")]
         let same_flow = slot.word(1) as u32 == id.handle;
         let fits = length.wrapping_sub(1) < INLINE_BYTES && length <= room;
-        (slot.head.kind == receive_kind::INLINE && same_flow && fits).then_some(slot)
-    }
-
-    #[inline(always)]
-    fn took_direct(&mut self, id: FlowId) {
+        if slot.head.kind != receive_kind::INLINE || !same_flow || !fits {
+            return None;
+        }
+        let (taken, head) = (read(slot.words(), length), slot.head);
         self.receive_ring.advance();
         self.empty_polls = 0;
-        let Some(flow) = self.flows.find(id.handle) else { return };
         flow.receiving = Told::default(); // What is news for it would be queued, and this way closed.
-        flow.taken += 1;
-        if flow.taken == 1 {
-            self.taken_flows.push(id.handle);
-        }
-        self.taken_total += 1;
-        if self.taken_total >= self.taken_limit {
+        if self.count_taken(id.handle, head.length) {
             self.after_direct();
         }
+        Some(taken)
     }
 
     #[inline(never)]
@@ -120,15 +115,10 @@ impl Core {
         self.notify_if_pushed();
     }
 
-    /// Counts an in-slot message of the flow as taken; tells the engine now and then.
-    pub(super) fn count_taken(&mut self, handle: u32) {
-        let Some(flow) = self.flows.find(handle) else { return };
-        if flow.taken == 0 {
-            self.taken_flows.push(handle);
-        }
-        flow.taken += 1;
-        self.taken_total += 1;
-        if self.taken_total >= self.taken_limit {
+    /// An in-slot message was taken from a queue.
+    #[expect(clippy::cast_possible_truncation, reason = "at most INLINE_BYTES")]
+    fn took_inline(&mut self, entry: &Entry) {
+        if self.count_taken(entry.flow, entry.length as u16) {
             self.flush_taken();
         }
     }
@@ -226,7 +216,7 @@ impl Core {
     /// Takes the first entry off its queue, after its bytes were taken care of.
     fn took_entry(&mut self, from: Source, entry: &Entry) {
         if entry.extents == 0 {
-            self.count_taken(entry.flow);
+            self.took_inline(entry);
         }
         match from {
             Source::Flow(id) => {
@@ -300,7 +290,7 @@ impl Core {
         while let Some(entry) = self.slab.front(&list).cloned() {
             self.give_back(&entry);
             if entry.extents == 0 {
-                self.count_taken(id.handle);
+                self.took_inline(&entry);
             }
             self.slab.pop(&mut list);
         }

@@ -106,7 +106,7 @@ pub mod receive_kind {
 
 /// Kinds of done slots in the receive-done ring, application to engine.
 pub mod receive_done_kind {
-    /// The application took `count` in-slot messages of the flow.
+    /// The application took `count` in-slot messages of the flow, with as many bytes in all as the argument says.
     pub const INLINE_TAKEN: u8 = 1;
     /// The application gives back the buffers of the message with the token in the argument.
     pub const BUFFERS_TAKEN: u8 = 2;

@@ -13,6 +13,9 @@ use std::os::fd::{AsFd, AsRawFd, FromRawFd, OwnedFd};
 use std::ptr::NonNull;
 use std::sync::Arc;
 
+/// Bytes of the longest run of words that is reached often: a message slot.
+const SHORT_BYTES: usize = 128;
+
 /// Marks a mapping that may be stored into.
 #[derive(Debug, Clone, Copy)]
 pub struct Write;
@@ -29,6 +32,8 @@ const SEAL_WRITER: libc::c_int = libc::F_SEAL_FUTURE_WRITE | libc::F_SEAL_SEAL;
 pub struct Mapping<Access> {
     start: NonNull<u8>,
     length: usize,
+    /// Last offset at which [`SHORT_BYTES`] lie inside.
+    last_short: usize,
     generation: fork::Generation,
     access: PhantomData<Access>,
 }
@@ -101,6 +106,7 @@ fn map<Access>(region: &impl AsFd, length: usize, protection: libc::c_int) -> io
     let seals = unsafe { libc::fcntl(raw, libc::F_GET_SEALS) };
     // Without these seals the other side could cut the file and every access would raise SIGBUS.
     if seals < 0
+        || length < SHORT_BYTES
         || seals & SEAL_SIZE != SEAL_SIZE
         || u64::try_from(status.st_size).ok() != Some(length as u64)
     {
@@ -113,7 +119,9 @@ fn map<Access>(region: &impl AsFd, length: usize, protection: libc::c_int) -> io
     }
     let start =
         NonNull::new(start.cast::<u8>()).ok_or_else(|| io::Error::other("mmap answered address zero"))?;
-    let mapping = Mapping { start, length, generation: fork::Generation::current(), access: PhantomData };
+    let last_short = length.saturating_sub(SHORT_BYTES);
+    let mapping =
+        Mapping { start, length, last_short, generation: fork::Generation::current(), access: PhantomData };
     // SAFETY: the range was just mapped. A forked child must not write into rings that its parent goes on using.
     if unsafe { libc::madvise(start.as_ptr().cast(), length, libc::MADV_DONTFORK) } < 0 {
         return Err(io::Error::last_os_error());
@@ -129,7 +137,7 @@ pub fn read_words<const N: usize>(words: ReadWords<'_, N>, first: usize, into: &
     let source = words.inner().as_ptr().cast::<u8>();
     // SAFETY: the assertion keeps the range inside the words, and `into` is private memory. As in `read_bytes`, the bytes
     // are copied as opaque values of a foreign process.
-    unsafe { std::ptr::copy_nonoverlapping(source.add(first * 8), into.as_mut_ptr(), into.len()) }
+    unsafe { copy_short(source.add(first * 8), into.as_mut_ptr(), into.len()) }
 }
 
 /// Copies `bytes` into a slot from its word `first` on. Panics if they do not fit.
@@ -139,7 +147,82 @@ pub fn write_words<const N: usize>(words: &[AtomicU64; N], first: usize, bytes: 
     let target = words.as_ptr().cast_mut().cast::<u8>();
     // SAFETY: the assertion keeps the range inside the words, which are atomics of memory that this side may write (only
     // `WritableMemory` hands them out); `bytes` is private. The slot is not published, so nobody is to read it yet.
-    unsafe { std::ptr::copy_nonoverlapping(bytes.as_ptr(), target.add(first * 8), bytes.len()) }
+    unsafe { copy_short(bytes.as_ptr(), target.add(first * 8), bytes.len()) }
+}
+
+/// Copies a short run of bytes between two places of private memory, which must be equally long.
+#[inline(always)]
+pub fn copy_short_slice(from: &[u8], to: &mut [u8]) {
+    assert!(from.len() == to.len(), "as many bytes there as here");
+    // SAFETY: both slices have that length, and an exclusive one overlaps no other.
+    unsafe { copy_short(from.as_ptr(), to.as_mut_ptr(), from.len()) }
+}
+
+/// Copies a message that fits a slot. A call of `memcpy` costs more than the copy; a length that is known is copied as such.
+///
+/// # Safety
+/// `length` bytes are readable at `from` and writable at `to`, and do not overlap.
+#[inline(always)]
+unsafe fn copy_short(from: *const u8, to: *mut u8, length: usize) {
+    // SAFETY: each piece lies inside the `length` bytes: those from the front by the loop's condition and the one at the
+    // end, which may repeat bytes, by the length.
+    unsafe {
+        let piece = |at: usize| std::ptr::copy_nonoverlapping(from.add(at), to.add(at), 16);
+        if length < 16 {
+            return copy_tiny(from, to, length);
+        }
+        // No loop: the compiler would make a call of `memcpy` of it.
+        if length < 64 {
+            piece(0);
+            if length > 32 {
+                piece(16);
+            }
+            if length > 48 {
+                piece(32);
+            }
+            return piece(length - 16);
+        }
+        std::ptr::copy_nonoverlapping(from, to, 64);
+        if length > 64 {
+            copy_rest(from, to, length);
+        }
+    }
+}
+
+/// As [`copy_short`], what is behind the first 64 bytes.
+///
+/// # Safety
+/// As for [`copy_short`].
+#[inline]
+unsafe fn copy_rest(from: *const u8, to: *mut u8, length: usize) {
+    // SAFETY: as for `copy_short`.
+    unsafe { std::ptr::copy_nonoverlapping(from.add(64), to.add(64), length - 64) }
+}
+
+/// As [`copy_short`], of fewer than 16 bytes.
+///
+/// # Safety
+/// As for [`copy_short`].
+#[inline]
+unsafe fn copy_tiny(from: *const u8, to: *mut u8, length: usize) {
+    // SAFETY: as for `copy_short`.
+    unsafe {
+        match length {
+            8.. => {
+                std::ptr::copy_nonoverlapping(from, to, 8);
+                std::ptr::copy_nonoverlapping(from.add(length - 8), to.add(length - 8), 8);
+            }
+            4.. => {
+                std::ptr::copy_nonoverlapping(from, to, 4);
+                std::ptr::copy_nonoverlapping(from.add(length - 4), to.add(length - 4), 4);
+            }
+            _ => {
+                for at in 0..length {
+                    std::ptr::copy_nonoverlapping(from.add(at), to.add(at), 1);
+                }
+            }
+        }
+    }
 }
 
 /// The least page of the processors that we know.
@@ -261,8 +344,16 @@ impl<Access> Mapping<Access> {
 
     #[inline(always)]
     fn atomics<const N: usize>(&self, offset: usize) -> &[AtomicU64; N] {
-        assert!(offset.is_multiple_of(8), "words are aligned");
-        let start = self.range(offset, N * 8);
+        let start = if N * 8 <= SHORT_BYTES {
+            // Words of slots and single words, which each message reaches several of: one comparison.
+            let offset = offset & !7;
+            assert!(offset <= self.last_short, "words outside the region");
+            // SAFETY: the assertion keeps the words inside the mapping, which is longer than them (`map` checked it).
+            unsafe { self.start.as_ptr().add(offset) }
+        } else {
+            assert!(offset.is_multiple_of(8), "words are aligned");
+            self.range(offset, N * 8)
+        };
         // SAFETY: in bounds, aligned (the mapping starts at a page), and lives as long as `self`. Atomics may be changed
         // by others at any time; that is what they are for. Over a read-only mapping only `ReadWords` is handed out.
         unsafe { &*start.cast::<[AtomicU64; N]>() }

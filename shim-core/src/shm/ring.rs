@@ -228,12 +228,10 @@ pub struct Consumer<const N: usize> {
     ring_offset: usize,
     head_offset: usize,
     slots: u32,
-    /// Position of the next slot to take.
-    position: u32,
+    /// Position of the next slot to take, not wrapped: below `slots` an unused slot is zero.
+    position: u64,
     /// The head as we last told it.
     told_head: u32,
-    /// Whether the ring was gone round once: before that an unused slot is zero.
-    wrapped: bool,
 }
 
 /// A published slot, its word 0 already read.
@@ -262,52 +260,55 @@ impl<const N: usize> Consumer<N> {
     /// The consumer of a ring at `ring_offset` of the producer's memory, that keeps its head at `head_offset` of its own.
     pub fn new(ring_offset: usize, slots: u32, head_offset: usize) -> Self {
         assert!(slots.is_power_of_two() && slots >= 2, "a ring has a power of two slots");
-        Self { ring_offset, head_offset, slots, position: 0, told_head: 0, wrapped: false }
+        Self { ring_offset, head_offset, slots, position: 0, told_head: 0 }
     }
 
     /// The next slot if it is published. Does not take it: call [`Self::advance`].
     #[inline(always)]
     pub fn peek<'a, M: Memory>(&self, theirs: &'a M) -> Result<Option<Slot<'a, N>>, PeerFault> {
-        let at = (self.position & (self.slots - 1)) as usize;
-        let words = theirs.words::<N>(self.ring_offset + at * N * 8);
+        let words = theirs.words::<N>(self.next_offset());
         // SYNC: slot.
         let (sequence, head) = SlotHead::unpack(words.load_acquire(0));
-        let due = self.position.wrapping_add(1);
+        let due = low(self.position).wrapping_add(1);
         if sequence == due {
             return Ok(Some(Slot { head, words }));
         }
-        let before = if self.wrapped { due.wrapping_sub(self.slots) } else { 0 };
+        let is_first_round = self.position < u64::from(self.slots);
+        let before = if is_first_round { 0 } else { due.wrapping_sub(self.slots) };
         if sequence == before { Ok(None) } else { Err(PeerFault::Sequence) }
     }
 
     /// Byte offset, in the producer's memory, of the slot that `peek` shows: for readers of whole runs of bytes.
     #[inline(always)]
     pub fn next_offset(&self) -> usize {
-        self.ring_offset + (self.position & (self.slots - 1)) as usize * N * 8
+        self.ring_offset + (low(self.position) & (self.slots - 1)) as usize * N * 8
     }
 
     /// Takes the slot that `peek` showed.
     #[inline(always)]
     pub fn advance(&mut self) {
-        self.position = self.position.wrapping_add(1);
-        if self.position & (self.slots - 1) == 0 {
-            self.wrapped = true;
-        }
+        self.position += 1;
     }
 
     /// Tells the producer how far we got, if it does not know yet. Call once per batch, after the words were read.
     #[inline]
     pub fn tell_head(&mut self, ours: &impl WritableMemory) {
-        if self.told_head != self.position {
-            self.told_head = self.position;
+        if self.told_head != low(self.position) {
+            self.told_head = low(self.position);
             // SYNC: head.
-            ours.words_mut::<1>(self.head_offset)[0].store(u64::from(self.position), Ordering::Release);
+            ours.words_mut::<1>(self.head_offset)[0].store(u64::from(self.told_head), Ordering::Release);
         }
     }
 
     /// Slots taken since the producer was last told.
     #[inline]
     pub fn untold(&self) -> u32 {
-        self.position.wrapping_sub(self.told_head)
+        low(self.position).wrapping_sub(self.told_head)
     }
+}
+
+#[inline(always)]
+#[expect(clippy::cast_possible_truncation, reason = "positions on the ring are modulo 2^32")]
+const fn low(position: u64) -> u32 {
+    position as u32
 }

@@ -119,6 +119,8 @@ pub struct Flow {
     pub ended: bool,
     /// In-slot messages that the application holds.
     pub inline_out: u32,
+    /// Lengths of the in-slot messages that are out.
+    pub inline_lengths: VecDeque<u32>,
 }
 
 /// The engine's end of one channel.
@@ -492,7 +494,9 @@ impl Engine {
                     whole[..chunk.len()].copy_from_slice(chunk);
                     *word = u64::from_le_bytes(whole);
                 }
-                self.flows.get_mut(&handle).unwrap().inline_out += 1;
+                let flow = self.flows.get_mut(&handle).unwrap();
+                flow.inline_out += 1;
+                flow.inline_lengths.push_back(length);
                 let inline = u16::try_from(length).unwrap();
                 let head = SlotHead { kind: receive_kind::INLINE, count: 0, length: inline };
                 self.slot(head, handle, length, &words);
@@ -582,6 +586,8 @@ impl Engine {
             receive_done_kind::INLINE_TAKEN => {
                 let flow = self.flows.get_mut(&handle).expect("names a living flow");
                 assert!(head.length > 0 && u32::from(head.length) <= flow.inline_out);
+                let taken = flow.inline_lengths.drain(..usize::from(head.length));
+                assert_eq!(taken.sum::<u32>(), argument, "the bytes of the messages that were taken");
                 flow.inline_out -= u32::from(head.length);
                 self.inline_taken += u32::from(head.length);
                 self.out -= u32::from(head.length);
