@@ -33,13 +33,21 @@ const MAX_SKIPPED_ERRORS: u32 = 16;
 /// By how much more a receive asks for after one that got all it asked for.
 const RECEIVE_LIMIT_GROWTH: usize = 8;
 
+/// One system call receives about so many bytes where datagrams are large: they are copied on at once, and the slots should
+/// still be in the processor's cache then, which the bytes on both their ways have to share.
+const RECEIVE_CALL_BYTES: usize = 128 << 10;
+
+/// Most system calls of one `receive`.
+const MAX_RECEIVE_CALLS: u32 = 32;
+
 /// What can be chosen about the sockets.
 #[derive(Clone, Debug)]
 pub struct UdpConfig {
     /// Bytes asked for as the kernel's send and receive buffer. The kernel doubles it; without privileges it stops at
     /// net.core.rmem_max and wmem_max. [`UdpStatus`] tells what was given.
     pub socket_buffer_bytes: usize,
-    /// Bytes of datagrams that wait between `commit` and `flush`; at least one datagram's worth is taken.
+    /// Bytes of datagrams that wait between `commit` and `flush`; at least one datagram's worth is taken. More than stays in
+    /// the processor's cache until the kernel copies it makes large messages slower.
     pub staging_bytes: usize,
     /// Whether to send runs in one piece where the kernel can.
     pub use_gso: bool,
@@ -49,7 +57,7 @@ pub struct UdpConfig {
 
 impl Default for UdpConfig {
     fn default() -> Self {
-        Self { socket_buffer_bytes: 4 << 20, staging_bytes: 256 << 10, use_gso: true, use_gro: true }
+        Self { socket_buffer_bytes: 4 << 20, staging_bytes: 128 << 10, use_gso: true, use_gro: true }
     }
 }
 
@@ -99,6 +107,8 @@ pub struct UdpDriver {
     incoming: ReceiveBatch,
     /// Slots that the next receive asks for.
     receive_limit: usize,
+    /// The last receive brought as many large datagrams as it asked for, so that more are likely to wait.
+    more_may_wait: bool,
     staging: Staging,
     outgoing: SendBatch,
     counters: DriverCounters,
@@ -136,12 +146,14 @@ fn may_refuse_runs(error: &io::Error) -> bool {
     matches!(error.raw_os_error(), Some(libc::EIO | libc::EINVAL | libc::EMSGSIZE | libc::EOPNOTSUPP))
 }
 
-/// How many slots to ask for after a receive that asked for `limit` and filled `filled`.
+/// How many slots to ask for after a receive that asked for `limit` and filled `filled` with `bytes` bytes in all.
 ///
 /// The kernel finds out that nothing more waits by looking once more, which costs about a quarter of a receive. So where
 /// datagrams come one by one, one is asked for; where all that was asked for came, soon all slots are.
-fn next_receive_limit(limit: usize, filled: usize) -> usize {
-    if filled == limit { (limit * RECEIVE_LIMIT_GROWTH).min(RECEIVE_BURST) } else { filled.max(1) }
+fn next_receive_limit(limit: usize, filled: usize, bytes: usize) -> usize {
+    let most =
+        (RECEIVE_CALL_BYTES * filled).checked_div(bytes).unwrap_or(RECEIVE_BURST).clamp(1, RECEIVE_BURST);
+    if filled == limit { (limit * RECEIVE_LIMIT_GROWTH).min(most) } else { filled.clamp(1, most) }
 }
 
 impl UdpDriver {
@@ -161,6 +173,7 @@ impl UdpDriver {
             max_datagram,
             incoming: ReceiveBatch::new(RECEIVE_BURST, slot_bytes),
             receive_limit: 1,
+            more_may_wait: false,
             staging: Staging::new(config.staging_bytes.max(max_datagram), opened.has_gso),
             outgoing: SendBatch::new(),
             counters: DriverCounters::default(),
@@ -192,11 +205,15 @@ impl UdpDriver {
 
     /// Fills the batch with what waits, and says whether anything came.
     fn refill(&mut self) -> io::Result<bool> {
+        self.more_may_wait = false;
         for _ in 0..MAX_SKIPPED_ERRORS {
             self.counters.receive_calls += 1;
             match self.incoming.receive(self.socket.as_fd(), self.receive_limit) {
                 Ok(filled) => {
-                    self.receive_limit = next_receive_limit(self.receive_limit, filled);
+                    let bytes = self.incoming.received_bytes();
+                    // Small ones are not worth a question whose answer may be no.
+                    self.more_may_wait = filled == self.receive_limit && bytes >= RECEIVE_CALL_BYTES / 2;
+                    self.receive_limit = next_receive_limit(self.receive_limit, filled, bytes);
                     return Ok(filled > 0);
                 }
                 Err(error) => match judge(&error) {
@@ -305,11 +322,15 @@ impl Driver for UdpDriver {
     }
 
     fn receive(&mut self, mut each: impl FnMut(SocketAddr, &[u8])) -> io::Result<usize> {
-        if self.incoming.is_drained() && !self.refill()? {
-            return Ok(0);
-        }
-        let mut handed = 0;
+        let (mut handed, mut calls) = (0, 0);
         while handed < RECEIVE_BURST {
+            if self.incoming.is_drained() {
+                let asks = calls == 0 || (self.more_may_wait && calls < MAX_RECEIVE_CALLS);
+                calls += 1;
+                if !asks || !self.refill()? {
+                    break;
+                }
+            }
             let Some(received) = self.incoming.next() else { break };
             if received.is_truncated || received.bytes.len() > self.max_datagram {
                 self.counters.dropped_truncated += 1;
@@ -353,5 +374,22 @@ impl Driver for UdpDriver {
 
     fn counters(&self) -> DriverCounters {
         self.counters
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn large_datagrams_are_received_a_few_at_a_time_and_small_ones_many() {
+        assert_eq!(next_receive_limit(1, 1, 100), RECEIVE_LIMIT_GROWTH);
+        assert_eq!(next_receive_limit(8, 8, 8 * 1472), RECEIVE_BURST);
+        assert_eq!(next_receive_limit(8, 3, 300), 3);
+        assert_eq!(next_receive_limit(8, 0, 0), 1);
+        assert_eq!(next_receive_limit(4, 4, 0), 4 * RECEIVE_LIMIT_GROWTH, "empty datagrams have no bytes");
+        assert_eq!(next_receive_limit(1, 1, 65_504), 2);
+        assert_eq!(next_receive_limit(64, 64, 64 * 65_504), 2);
+        assert_eq!(next_receive_limit(2, 1, 65_504), 1);
     }
 }

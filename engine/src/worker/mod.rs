@@ -30,6 +30,8 @@ const SLOT_BURST: usize = 32;
 const QUIET_RECEIVE_INTERVAL: u32 = 8;
 /// Datagrams sent in one cycle.
 const TRANSMIT_BURST: usize = 128;
+/// No further datagram is sent in a cycle that sent so many bytes: where datagrams are large, what comes in would wait long.
+const TRANSMIT_BURST_BYTES: usize = 512 << 10;
 
 /// What an engine is started with.
 #[derive(Clone, Debug)]

@@ -1,6 +1,6 @@
 //! Datagrams out: the core says what, the driver lends room, the bytes come from the tenants.
 
-use super::{TRANSMIT_BURST, Worker};
+use super::{TRANSMIT_BURST, TRANSMIT_BURST_BYTES, Worker};
 use crate::counters::Counter;
 use crate::driver::Driver;
 use crate::host::Host;
@@ -20,7 +20,8 @@ impl<D: Driver> Worker<D> {
     #[inline(never)]
     fn transmit_all(&mut self, now: Instant) -> usize {
         let mut sent = 0;
-        while sent < TRANSMIT_BURST {
+        let mut sent_bytes = 0;
+        while sent < TRANSMIT_BURST && sent_bytes < TRANSMIT_BURST_BYTES {
             let Some(transmit) = self.endpoint.poll_transmit(now) else { break };
             sent += 1;
             let len = transmit.header_len + transmit.body_len;
@@ -36,6 +37,7 @@ impl<D: Driver> Worker<D> {
                 fill(endpoint, host, &transmit, out);
             }
             driver.commit(len);
+            sent_bytes += len;
         }
         if (sent > 0 || self.driver.is_transmit_pending())
             && let Err(error) = self.driver.flush()

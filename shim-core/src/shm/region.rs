@@ -225,6 +225,43 @@ unsafe fn copy_tiny(from: *const u8, to: *mut u8, length: usize) {
     }
 }
 
+/// The least page of the processors that we know.
+const PAGE_BYTES: usize = 4096;
+/// From so many bytes on the C library may copy by one string instruction.
+const STRING_COPY_BYTES: usize = 2048;
+/// The places within a page by which a target must not be ahead of its source for that instruction.
+const SLOW_DISTANCES: std::ops::Range<usize> = 1..32;
+
+/// Copies as `copy_nonoverlapping` does, and as fast whatever the two addresses are.
+///
+/// `rep movsb` takes a store for one that feeds a later load when the target is ahead of the source by less than 32 bytes,
+/// the pages not considered, and on some processors (AMD's Zen 3 for one) becomes 16 times slower. Such copies are made in
+/// pieces that are too short for the instruction.
+///
+/// # Safety
+/// As for [`std::ptr::copy_nonoverlapping`].
+#[inline(always)]
+unsafe fn copy(source: *const u8, target: *mut u8, length: usize) {
+    let distance = target.addr().wrapping_sub(source.addr()) % PAGE_BYTES;
+    if length > STRING_COPY_BYTES && SLOW_DISTANCES.contains(&distance) {
+        // SAFETY: as the caller promises.
+        return unsafe { copy_in_pieces(source, target, length) };
+    }
+    // SAFETY: as the caller promises.
+    unsafe { std::ptr::copy_nonoverlapping(source, target, length) }
+}
+
+/// # Safety
+/// As for [`std::ptr::copy_nonoverlapping`].
+#[inline(never)]
+unsafe fn copy_in_pieces(source: *const u8, target: *mut u8, length: usize) {
+    for at in (0..length).step_by(STRING_COPY_BYTES) {
+        let piece = STRING_COPY_BYTES.min(length - at);
+        // SAFETY: the piece is inside both ranges.
+        unsafe { std::ptr::copy_nonoverlapping(source.add(at), target.add(at), piece) }
+    }
+}
+
 impl Mapping<Write> {
     /// Maps a sealed memfd of exactly `length` bytes for reading and writing.
     pub fn writable(region: &impl AsFd, length: usize) -> io::Result<Self> {
@@ -236,7 +273,7 @@ impl Mapping<Write> {
     pub fn write_bytes(&self, offset: usize, bytes: &[u8]) {
         let target = self.range(offset, bytes.len());
         // SAFETY: `range` checked the bounds; `bytes` is private memory and does not overlap the mapping.
-        unsafe { std::ptr::copy_nonoverlapping(bytes.as_ptr(), target, bytes.len()) }
+        unsafe { copy(bytes.as_ptr(), target, bytes.len()) }
     }
 
     /// A range that the caller alone writes until it publishes it: a TX loan.
@@ -278,7 +315,7 @@ impl<Access> Mapping<Access> {
         let source = self.range(offset, into.len());
         // SAFETY: `range` checked the bounds; `into` is private memory. The other side may store at the same time: bytes
         // are copied as opaque values of a foreign process, and nothing is assumed about what arrives.
-        unsafe { std::ptr::copy_nonoverlapping(source, into.as_mut_ptr(), into.len()) }
+        unsafe { copy(source, into.as_mut_ptr(), into.len()) }
     }
 
     /// Copies `length` bytes from here to `target_offset` of another region: the relay between two applications.
@@ -287,7 +324,7 @@ impl<Access> Mapping<Access> {
         let source = self.range(offset, length);
         let target = target.range(target_offset, length);
         // SAFETY: `range` checked both bounds, and the regions are different mappings. As in `read_bytes`, the bytes are opaque.
-        unsafe { std::ptr::copy_nonoverlapping(source, target, length) }
+        unsafe { copy(source, target, length) }
     }
 
     /// Asks the kernel to map `length` bytes at `offset` now rather than at first touch. A hint.
@@ -468,5 +505,27 @@ pub mod fork {
         }
         // SAFETY: the page is aligned, zeroed, and never unmapped.
         Some(unsafe { &*page.cast::<AtomicU64>() })
+    }
+}
+
+#[cfg(all(test, not(loom)))]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_copy_is_whole_at_every_distance_and_length() {
+        const MOST: usize = 3 * STRING_COPY_BYTES + 1;
+        let source: Vec<u8> = (0..=250).cycle().take(MOST).collect();
+        for distance in [0, 1, 16, 31, 32, 4095] {
+            for length in [0, 1, 2048, 2049, 4096, 4097, MOST] {
+                let mut target = vec![0xff; 2 * PAGE_BYTES + MOST];
+                let ahead = (source.as_ptr().addr() + distance).wrapping_sub(target.as_ptr().addr());
+                let start = ahead % PAGE_BYTES;
+                // SAFETY: both ranges are inside their vectors, which are different.
+                unsafe { copy(source.as_ptr(), target.as_mut_ptr().add(start), length) };
+                assert_eq!(target[start..start + length], source[..length], "{distance} {length}");
+                assert!(target[start + length..].iter().all(|&byte| byte == 0xff), "{distance} {length}");
+            }
+        }
     }
 }
