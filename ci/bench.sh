@@ -4,7 +4,8 @@
 #     FIGURE VALUE <= GOAL ok          FIGURE VALUE >= GOAL short
 #
 # It exits 0 when it could measure, whatever the verdict. `ci/bench.sh` alone runs every bench that there is and rewrites
-# docs/performance.md. `ci/bench.sh --list` names them with their goals.
+# docs/performance.md. `ci/bench.sh --page` rewrites it from the outputs that are there, `ci/bench.sh --list` names the benches
+# with their goals.
 #
 # A bench is the program benches/src/bin/NAME.rs. It prints what a reader wants to see and, for each of its figures, a line
 # `figure: NAME VALUE`. The goals stand in ci/goals.txt and nowhere else. $MACHNET names the command that a bench may start.
@@ -59,32 +60,63 @@ run() {
     verdicts "$1" | tee "$output/$1.verdicts"
 }
 
+# The notes of a bench, written by hand: why a figure falls short, where the time goes, what was tried.
+notes() {
+    local file="benches/notes/$1.md"
+    [ -e "$file" ] || return 0
+    echo
+    # One level of headings deeper than the page's own.
+    sed 's/^#/###/' "$file"
+}
+
 write_page() {
     {
         echo "# Performance"
         echo
-        echo "Written by \`ci/bench.sh\`; do not edit. Measured on $(nproc) processors"
+        echo "Written by \`ci/bench.sh\` from its output and from benches/notes; do not edit. Measured on $(nproc) processors"
         echo "($(sed -n 's/^model name[^:]*: //p' /proc/cpuinfo | head -n 1)), Linux $(uname -r), by commit $(git rev-parse --short HEAD 2>/dev/null || echo unknown)."
-        echo "Ratios travel between machines; nanoseconds do not."
-        local name
+        echo "Ratios travel between machines, nanoseconds do not; and on a small virtual machine ratios, too, differ by tens of per cent"
+        echo "between runs. [measuring.md](measuring.md) tells how to repeat it and how to read it."
+        echo
+        echo "| figure | value | goal | verdict | command |"
+        echo "|---|---|---|---|---|"
+        local name figure value sign goal verdict
         for name in "$@"; do
+            exists "$name" && [ -e "$output/$name.verdicts" ] || continue
+            while read -r figure value sign goal verdict; do
+                case "$value" in
+                    not) echo "| $figure | not measured on this machine | | | \`ci/bench.sh $name\` |" ;;
+                    *) echo "| $figure | $value | $sign $goal | $verdict | \`ci/bench.sh $name\` |" ;;
+                esac
+            done < <(sed 's/:\( not measured\)/\1/' "$output/$name.verdicts")
+        done
+        for name in "$@"; do
+            exists "$name" && [ -e "$output/$name.verdicts" ] || continue
             echo
             echo "## $name"
             echo
-            if [ -e "$output/$name.verdicts" ] && exists "$name"; then
-                echo '```text'
-                grep -vE '^(figure|count): ' "$output/$name.txt" || true
-                cat "$output/$name.verdicts"
-                echo '```'
-            else
-                echo "Not measured yet."
-            fi
+            echo '```text'
+            echo "\$ ci/bench.sh $name"
+            grep -vE '^(figure|count): ' "$output/$name.txt" || true
+            cat "$output/$name.verdicts"
+            echo '```'
+            notes "$name"
+        done
+        echo
+        echo "## Not measured yet"
+        echo
+        for name in "$@"; do
+            exists "$name" || echo "- \`$name\`: $(goals_of "$name" | awk '{ printf "%s%s", separator, $1; separator = ", " }')"
         done
     } >"$page"
     echo "wrote $page"
 }
 
 case "${1:-}" in
+    --page)
+        # shellcheck disable=SC2046
+        write_page $(names)
+        ;;
     --list)
         for name in $(names); do
             exists "$name" && echo "$name" || echo "$name (not measured yet)"
