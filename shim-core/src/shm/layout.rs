@@ -153,7 +153,7 @@ impl Geometry {
         flow_credit: 256,
     };
 
-    /// For a process among thousands: both regions together take 256 KiB.
+    /// For a process among thousands: both regions together take less than 256 KiB.
     pub const SMALL: Self = Self {
         send_slots: 128,
         receive_slots: 128,
