@@ -15,6 +15,9 @@ MACHNET ?=
 ARGS ?=
 
 version := $(shell sed -n 's/^version = "\(.*\)"$$/\1/p' Cargo.toml | head -1)
+# Cargo chooses features by all that it builds at once: what brings tokio and the benches' peers would bring them into the C library.
+not_shipped := --exclude machnet-benches --exclude machnet-example-http
+
 release_dir := $(or $(CARGO_TARGET_DIR),target)/release
 
 .PHONY: help demo build test bench doc install uninstall clean need-cargo
@@ -37,11 +40,11 @@ need-cargo:
 	  echo 'A C compiler is missing (cargo links with it). On Debian: apt-get install gcc libc6-dev' >&2; exit 1; }
 
 build: need-cargo
-	cargo build --release --locked --workspace
+	cargo build --release --locked --workspace $(not_shipped)
 
 demo: $(if $(MACHNET),,need-cargo)
 ifeq ($(MACHNET),)
-	cargo build --release --locked --workspace --bin machnet
+	cargo build --release --locked --workspace $(not_shipped) --bin machnet
 endif
 	$(or $(MACHNET),$(release_dir)/machnet) demo $(ARGS)
 
