@@ -10,6 +10,7 @@ mod options;
 pub mod shm;
 pub mod socket;
 mod wait;
+pub mod waiting;
 
 pub use attachment::{Arrival, Attachment, Flow, Listener, PendingConnect};
 pub use channel::{Channel, ChannelInfo, ConnectId, FlowId, ListenerId};

@@ -1,16 +1,23 @@
 //! A channel behind a short lock, and the waits of many threads on one doorbell.
 //!
-//! One waiting thread, the driver, drains the rings for all and wakes the others as what they wait for comes; they sleep
-//! on condition variables. When the driver leaves, it makes one of them its successor. Nobody holds the lock while waiting.
-//! A message is popped by the thread that returns it, so a wait that is cut short loses nothing.
+//! One waiting thread, the driver, drains the rings for all and wakes the others as what they wait for comes. It looks and
+//! yields; a driver that goes to sleep on the doorbell becomes the sentinel. The others, followers, sleep on condition
+//! variables. Nobody holds the lock while waiting. A message is popped by the thread that returns it, so a wait that is cut
+//! short loses nothing.
+//!
+//! Whenever somebody waits there is a driver, or a sentinel who hears the doorbell, or one who was called and will come. So a
+//! thread of a lively conversation drives for itself, and is not woken by another for each of its messages: who comes to wait
+//! drives if nobody does, while the sentinel sleeps on, and takes over from a driver who has only served others. When it
+//! leaves, it arms the doorbell for the sentinel.
 
 use crate::attach::{Control, Unlistener};
-use crate::channel::{Channel, ChannelInfo, Core, Doorbell, FlowId, Source, Wants};
+use crate::channel::{Channel, ChannelInfo, Core, Doorbell, FlowId, Source, Wants, Watch};
 use crate::error::{Error, Result};
 use crate::message::FlushReturns;
 use crate::shm::region::fork::Generation;
 use crate::socket;
-use crate::wait::{Deadline, Idle, Step, WaitPolicy};
+use crate::wait::{Deadline, Idle};
+use crate::waiting::Step;
 use std::os::fd::{AsFd, OwnedFd};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, OnceLock, PoisonError};
 use std::time::Duration;
@@ -49,11 +56,22 @@ impl Interest {
     }
 }
 
+/// A driver who called so many others in a row, and found nothing of its own, gives way to the next that comes.
+const SERVED_BEFORE_GIVING_WAY: u32 = 4;
+
+/// Who drains the rings, awake.
 #[derive(Debug)]
 struct Driver {
+    number: u64,
+    /// Others that it called.
+    served: u32,
+}
+
+/// Who sleeps in the system call, so that only the doorbell or a nudge wakes it.
+#[derive(Debug)]
+struct Sentinel {
     interest: Interest,
-    /// In the system call, so that only the doorbell or a nudge wakes it.
-    asleep: bool,
+    called: bool,
 }
 
 #[derive(Debug)]
@@ -69,7 +87,10 @@ struct Waiter {
 #[derive(Debug)]
 pub(super) struct State {
     pub(super) core: Core,
+    /// How the last one waited that drained the rings.
+    idle: Idle,
     driver: Option<Driver>,
+    sentinel: Option<Sentinel>,
     waiters: Vec<Waiter>,
     next_number: u64,
 }
@@ -83,9 +104,8 @@ pub(super) struct Shared {
     pub(super) unlistener: Unlistener,
     pub(super) bell: Arc<Doorbell>,
     pub(super) info: ChannelInfo,
-    wait_policy: WaitPolicy,
     linger: Duration,
-    /// Wakes a driver that sleeps on the doorbell when another thread found what it waits for: read end, write end.
+    /// Wakes the sentinel when another thread found what it waits for: read end, write end.
     nudge: OnceLock<(OwnedFd, OwnedFd)>,
 }
 
@@ -93,15 +113,21 @@ type Guard<'a> = MutexGuard<'a, State>;
 
 impl Shared {
     pub(super) fn new(channel: Channel) -> Arc<Self> {
-        let Channel { core, control, info, wait_policy, linger } = channel;
+        let Channel { core, control, info, idle, linger } = channel;
         let shared = Arc::new(Self {
             generation: core.generation(),
             bell: Arc::clone(core.bell()),
             unlistener: control.unlistener(),
-            state: Mutex::new(State { core, driver: None, waiters: Vec::new(), next_number: 0 }),
+            state: Mutex::new(State {
+                core,
+                idle,
+                driver: None,
+                sentinel: None,
+                waiters: Vec::new(),
+                next_number: 0,
+            }),
             control: Mutex::new(control),
             info,
-            wait_policy,
             linger,
             nudge: OnceLock::new(),
         });
@@ -144,7 +170,7 @@ impl Shared {
     /// Calls those whose wait is over. At the end of whatever may have taken something out of the rings.
     #[inline]
     fn settle(&self, state: &mut State) {
-        if state.driver.is_some() || !state.waiters.is_empty() {
+        if state.sentinel.is_some() || !state.waiters.is_empty() {
             self.call_waiters(state);
         }
     }
@@ -154,20 +180,30 @@ impl Shared {
         if !state.core.take_changed() {
             return;
         }
+        let mut called = 0;
         for waiter in state.waiters.iter_mut().filter(|waiter| !waiter.called) {
             if waiter.interest.is_met(&mut state.core) {
                 waiter.called = true;
                 waiter.condition.notify_one();
+                called += 1;
             }
         }
-        if let Some(driver) = &mut state.driver
-            && driver.asleep
-            && driver.interest.is_met(&mut state.core)
+        if let Some(sentinel) = &mut state.sentinel
+            && !sentinel.called
+            && sentinel.interest.is_met(&mut state.core)
         {
-            driver.asleep = false;
-            if let Some((_, write)) = self.nudge.get() {
-                socket::ring(write.as_fd(), false);
-            }
+            self.call_sentinel(sentinel);
+            called += 1;
+        }
+        if let Some(driver) = &mut state.driver {
+            driver.served += called;
+        }
+    }
+
+    fn call_sentinel(&self, sentinel: &mut Sentinel) {
+        sentinel.called = true;
+        if let Some((_, write)) = self.nudge.get() {
+            socket::ring(write.as_fd(), false);
         }
     }
 
@@ -186,33 +222,61 @@ impl Shared {
             return outcome;
         }
         let deadline = Deadline::after(timeout);
+        let number = state.next_number;
+        state.next_number += 1;
+        let mut has_just_come = true;
         let outcome = loop {
             if deadline.is_past() {
                 break Err(Error::TimedOut);
             }
-            if state.driver.is_none() {
-                state.driver = Some(Driver { interest, asleep: false });
-                let (guard, outcome) = self.drive(state, deadline, &mut call);
-                state = guard;
-                state.driver = None;
+            let mut found = None;
+            (state, found) = if may_drive(&state, std::mem::take(&mut has_just_come)) {
+                self.drive(state, number, deadline, interest, &mut call)
+            } else if state.sentinel.is_none() && !state.core.is_in_event_mode() {
+                // Somebody else drives: no arming, and no second look.
+                self.stand_by(state, deadline, interest, Watch::Bell)
+            } else {
+                (self.follow(state, number, deadline, interest), found)
+            };
+            if let Some(outcome) = found.or_else(|| call(&mut state.core).transpose()) {
                 break outcome;
             }
-            state = self.follow(state, deadline, interest);
-            let found = call(&mut state.core).transpose();
             self.settle(&mut state);
-            if let Some(outcome) = found {
-                break outcome;
-            }
         };
-        name_successor(&mut state);
+        self.leave(&mut state, number);
         outcome
     }
 
+    /// The end of a wait. Whoever waits on must be woken by somebody.
+    fn leave(&self, state: &mut State, number: u64) {
+        if state.driver.as_ref().is_some_and(|driver| driver.number == number) {
+            state.driver = None;
+        }
+        self.settle(state);
+        if state.driver.is_some() {
+            return;
+        }
+        match &mut state.sentinel {
+            Some(sentinel) if sentinel.called => {} // It comes, and leaves like this.
+            Some(sentinel) if state.core.is_in_event_mode() => self.call_sentinel(sentinel),
+            Some(_) => {
+                let _: Watch = state.core.before_sleep();
+                state.core.poll(); // What came before the doorbell was armed rings no bell.
+                self.settle(state);
+            }
+            None => name_successor(state),
+        }
+    }
+
     /// Sleeps until called or the deadline.
-    fn follow<'a>(&'a self, mut state: Guard<'a>, deadline: Deadline, interest: Interest) -> Guard<'a> {
+    fn follow<'a>(
+        &'a self,
+        mut state: Guard<'a>,
+        number: u64,
+        deadline: Deadline,
+        interest: Interest,
+    ) -> Guard<'a> {
         let condition = Arc::new(Condvar::new());
-        let number = state.next_number;
-        state.next_number += 1;
         state.waiters.push(Waiter { number, interest, condition: Arc::clone(&condition), called: false });
         loop {
             state = match deadline.left() {
@@ -228,17 +292,23 @@ impl Shared {
         }
     }
 
-    /// Drains the rings for all until the own call finds something.
+    /// Drains the rings for all until the own call finds something, the time is over, another takes over, or it has slept.
     fn drive<'a, T>(
         &'a self,
         mut state: Guard<'a>,
+        number: u64,
         deadline: Deadline,
+        interest: Interest,
         call: &mut impl FnMut(&mut Core) -> Result<Option<T>>,
-    ) -> (Guard<'a>, Result<T>) {
-        let mut idle = Idle::new(self.wait_policy);
+    ) -> (Guard<'a>, Option<Result<T>>) {
+        state.driver = Some(Driver { number, served: 0 });
+        if state.sentinel.is_some() {
+            state.core.after_sleep(socket::Woken::default()); // We look ourselves: nobody has to ring.
+        }
+        let mut idle = state.idle.clone();
         loop {
             match idle.step() {
-                Step::Spin => {
+                Step::Look => {
                     drop(state);
                     std::hint::spin_loop();
                     state = self.lock();
@@ -249,12 +319,13 @@ impl Shared {
                     state = self.lock();
                 }
                 Step::Sleep => {
-                    let found;
-                    (state, found) = self.sleep(state, deadline, call);
-                    if let Some(outcome) = found {
-                        return (state, outcome);
-                    }
+                    idle.ended();
+                    state.idle = idle;
+                    return self.sleep(state, number, deadline, interest, call);
                 }
+            }
+            if state.driver.as_ref().is_none_or(|driver| driver.number != number) {
+                return (state, None);
             }
             if idle.must_check() {
                 state.core.check_alive();
@@ -262,26 +333,23 @@ impl Shared {
             state.core.poll();
             let found = call(&mut state.core).transpose();
             self.settle(&mut state);
-            if let Some(outcome) = found {
-                return (state, outcome);
-            }
-            if deadline.is_past() {
-                return (state, Err(Error::TimedOut));
+            if found.is_some() || deadline.is_past() {
+                idle.ended();
+                state.idle = idle;
+                return (state, found);
             }
         }
     }
 
-    /// Arms the doorbell, looks again, sleeps on it without the lock. What the second look found is returned.
+    /// The driver arms the doorbell, looks again, and sleeps. What the second look found is returned.
     fn sleep<'a, T>(
         &'a self,
         mut state: Guard<'a>,
+        number: u64,
         deadline: Deadline,
+        interest: Interest,
         call: &mut impl FnMut(&mut Core) -> Result<Option<T>>,
     ) -> (Guard<'a>, Option<Result<T>>) {
-        let nudge = match self.nudge() {
-            Ok(nudge) => nudge,
-            Err(error) => return (state, Some(Err(error))),
-        };
         let watch = state.core.before_sleep();
         state.core.poll();
         let found = call(&mut state.core).transpose();
@@ -290,12 +358,35 @@ impl Shared {
             state.core.after_sleep(socket::Woken::default());
             return (state, found);
         }
-        set_asleep(&mut state, true);
+        state.driver = None;
+        let is_in_event_mode = state.core.is_in_event_mode();
+        if let Some(sentinel) = &mut state.sentinel {
+            if is_in_event_mode && !sentinel.called {
+                self.call_sentinel(sentinel); // The bell that it listens to is not armed: it must look at what there is.
+            }
+            return (self.follow(state, number, deadline, interest), None);
+        }
+        self.stand_by(state, deadline, interest, watch)
+    }
+
+    /// Sleeps on the doorbell.
+    fn stand_by<'a, T>(
+        &'a self,
+        mut state: Guard<'a>,
+        deadline: Deadline,
+        interest: Interest,
+        watch: Watch,
+    ) -> (Guard<'a>, Option<Result<T>>) {
+        let nudge = match self.nudge() {
+            Ok(nudge) => nudge,
+            Err(error) => return (state, Some(Err(error))),
+        };
+        state.sentinel = Some(Sentinel { interest, called: false });
         drop(state);
         let span = watch.span(deadline.left());
         let woken = socket::wait_bell(self.bell.wait_fd(), watch.listens(), Some(nudge.as_fd()), span);
         let mut state = self.lock();
-        set_asleep(&mut state, false);
+        state.sentinel = None;
         let woken = match woken {
             Ok(woken) => woken,
             Err(error) => return (state, Some(Err(error.into()))),
@@ -369,16 +460,21 @@ impl Shared {
     }
 }
 
-fn set_asleep(state: &mut State, asleep: bool) {
-    if let Some(driver) = &mut state.driver {
-        driver.asleep = asleep;
+/// Whether a thread that waits is to drain the rings.
+fn may_drive(state: &State, has_just_come: bool) -> bool {
+    if state.core.is_in_event_mode() {
+        // The doorbell's byte is the application's, so a sentinel could not be woken by it: it drives, or nobody else sleeps.
+        return state.driver.is_none() && state.sentinel.is_none();
+    }
+    match &state.driver {
+        None => true,
+        Some(driver) => has_just_come && driver.served >= SERVED_BEFORE_GIVING_WAY,
     }
 }
 
-/// Whenever nobody drives and somebody waits, somebody has been called.
+/// Nobody drives and nobody hears the doorbell: if somebody waits, somebody is called.
 fn name_successor(state: &mut State) {
-    if state.driver.is_none()
-        && state.waiters.iter().all(|waiter| !waiter.called)
+    if state.waiters.iter().all(|waiter| !waiter.called)
         && let Some(waiter) = state.waiters.first_mut()
     {
         waiter.called = true;

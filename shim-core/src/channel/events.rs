@@ -282,6 +282,11 @@ impl Core {
         Watch::Bell
     }
 
+    /// Whether the byte in the doorbell is the application's to read.
+    pub(crate) fn is_in_event_mode(&self) -> bool {
+        self.event_mode
+    }
+
     /// The sleep is over, or was not needed (`woken` of nothing).
     pub(crate) fn after_sleep(&mut self, woken: Woken) {
         if woken.hung_up {
