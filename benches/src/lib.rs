@@ -5,6 +5,7 @@
 //! floor or a peer of the same run, averaged over several starts: between starts ratios move by tens of per cent.
 
 pub mod callgrind;
+pub mod command;
 pub mod cpu;
 pub mod floor;
 pub mod rig;
