@@ -7,6 +7,7 @@
 pub mod application;
 pub mod bare;
 pub mod callgrind;
+pub mod command;
 pub mod cpu;
 pub mod floor;
 pub mod hand_over;
