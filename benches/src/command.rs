@@ -1,68 +1,71 @@
-//! The `machnet` command in a bench: sidecars, and the servers and clients of `machnet bench`, each a process of its own.
+//! The `machnet` command as a user starts it: sidecars, servers and clients in processes of their own.
 //!
-//! They are started by way of a role of the bench, so that the kernel ends them when the bench ends, however it does.
+//! `main` of a bench that uses it calls [`become_machnet`] in the role [`ROLE`].
 
+use crate::rig;
 use crate::roles::Role;
 use rustix::process::{Signal, set_parent_process_death_signal};
-use serde_json::Value;
 use std::io;
 use std::net::SocketAddr;
 use std::os::unix::process::CommandExt;
-use std::path::Path;
+use std::path::PathBuf;
 use std::process::Command;
 use std::time::Duration;
 
 /// The role of a child that becomes the command.
 pub const ROLE: &str = "machnet";
 
-/// The command's file: `$MACHNET`, or the one beside this program.
-fn program() -> io::Result<std::path::PathBuf> {
+/// The command: what `ci/bench.sh` names, else the one beside this program.
+pub fn path() -> io::Result<PathBuf> {
     match std::env::var_os("MACHNET") {
         Some(path) => Ok(path.into()),
         None => Ok(std::env::current_exe()?.with_file_name("machnet")),
     }
 }
 
-/// The child's part: `main` of a bench calls it in the role [`ROLE`]. Returns only why it could not.
-pub fn become_command(arguments: &[String]) -> io::Error {
-    let become_it = || -> io::Result<io::Error> {
-        set_parent_process_death_signal(Some(Signal::KILL))?;
-        Ok(Command::new(program()?).args(arguments).exec())
-    };
-    become_it().unwrap_or_else(|error| error)
-}
-
-/// Starts the command and waits for the first line that it says.
-fn start(arguments: &[&str]) -> io::Result<(Role, String)> {
-    let mut process = Role::start(ROLE, arguments, true)?;
-    let line = process.line()?;
-    if line.is_empty() {
-        return Err(io::Error::other(format!("machnet {} ended without a word", arguments.join(" "))));
+/// Becomes `machnet ARGUMENTS`, which the kernel ends when the bench dies. Answers why it could not.
+pub fn become_machnet(arguments: &[String]) -> io::Error {
+    if let Err(error) = set_parent_process_death_signal(Some(Signal::KILL)) {
+        return error.into();
     }
-    Ok((process, line))
+    match path() {
+        Ok(path) => Command::new(path).args(arguments).exec(),
+        Err(error) => error,
+    }
 }
 
-/// A sidecar over UDP at an address of this machine.
+fn start(arguments: &[&str]) -> io::Result<Role> {
+    Role::start(ROLE, arguments, true)
+}
+
+/// A sidecar, `machnet up` with the default settings, and its directory.
 #[derive(Debug)]
-pub struct UdpSidecar {
+pub struct Up {
     process: Role,
-    socket: String,
+    directory: PathBuf,
 }
 
-impl UdpSidecar {
-    /// Starts one; its socket is `NAME.sock` in `directory`.
-    pub fn start(directory: &Path, name: &str, address: &str, udp_port: u16) -> io::Result<Self> {
-        let socket = directory.join(format!("{name}.sock")).to_string_lossy().into_owned();
+impl Up {
+    /// Starts one at an address and UDP port of this machine.
+    pub fn start(address: &str, udp_port: u16, more: &[&str]) -> io::Result<Self> {
+        let directory = rig::scratch_directory()?;
+        let socket = directory.join("machnet.sock").to_string_lossy().into_owned();
         let port = udp_port.to_string();
-        let arguments =
-            ["up", "--no-config", "--log-level", "error", "--socket", &socket, "--address", address];
-        let (process, _) = start(&[&arguments[..], &["--udp-port", &port]].concat())?;
-        Ok(Self { process, socket })
+        let arguments = ["up", "--no-config", "--log-level", "warn", "--socket", &socket];
+        let place = ["--address", address, "--udp-port", &port];
+        let mut process = start(&[&arguments[..], &place[..], more].concat())?;
+        process.line()?; // It is up.
+        Ok(Self { process, directory })
     }
 
-    /// Its control socket.
-    pub fn socket(&self) -> &str {
-        &self.socket
+    /// Where to attach.
+    pub fn socket(&self) -> String {
+        self.directory.join("machnet.sock").to_string_lossy().into_owned()
+    }
+
+    /// Its process number.
+    pub fn pid(&self) -> u32 {
+        self.process.pid()
     }
 
     /// Processor time that it used so far.
@@ -71,26 +74,30 @@ impl UdpSidecar {
     }
 }
 
-/// A server of `machnet bench`, which returns every message.
+impl Drop for Up {
+    fn drop(&mut self) {
+        let _: io::Result<()> = std::fs::remove_dir_all(&self.directory);
+    }
+}
+
+/// A `machnet bench server`.
 #[derive(Debug)]
-pub struct EchoServer {
+pub struct Server {
+    /// Dropped, it ends.
     process: Role,
-    address: SocketAddr,
+    /// Where it serves.
+    pub at: SocketAddr,
 }
 
-impl EchoServer {
-    /// Starts one on any free port; `arguments` say over what.
+impl Server {
+    /// Starts one; `arguments` say what carries the messages.
     pub fn start(arguments: &[&str]) -> io::Result<Self> {
-        let (process, line) = start(&[&["bench", "server", "--json", "--port", "0"], arguments].concat())?;
-        let said: Value = serde_json::from_str(&line)?;
-        let address = said["serving"].as_str().and_then(|address| address.parse().ok());
-        let address = address.ok_or_else(|| io::Error::other(format!("the server said {line}")))?;
-        Ok(Self { process, address })
-    }
-
-    /// Where it serves.
-    pub fn address(&self) -> SocketAddr {
-        self.address
+        let mut process = start(&[&["bench", "server", "--json", "--port", "0"], arguments].concat())?;
+        let line = process.line()?;
+        let serving: serde_json::Value = serde_json::from_str(&line)?;
+        let at = serving["serving"].as_str().and_then(|at| at.parse().ok());
+        let at = at.ok_or_else(|| io::Error::other(format!("a server said {line:?}")))?;
+        Ok(Self { process, at })
     }
 
     /// Processor time that it used so far.
@@ -99,28 +106,36 @@ impl EchoServer {
     }
 }
 
-/// What a client of `machnet bench` reports.
-#[derive(Clone, Copy, Debug)]
-pub struct Report {
+/// What a `machnet bench client` found.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Found {
+    /// Half of all round trips took at most so many microseconds.
+    pub p50: f64,
+    /// Ninety-nine of a hundred.
+    pub p99: f64,
+    /// Nine hundred and ninety-nine of a thousand.
+    pub p999: f64,
     /// Answers a second.
     pub per_second: f64,
-    /// 99.9 of 100 answers came within this time, in microseconds.
-    pub p999_us: f64,
+    /// Bytes there (and as many back) in a second, in millions.
+    pub megabytes_per_second: f64,
     /// Messages without an answer, and answers that were not what was sent.
     pub wrong: u64,
 }
 
-/// Runs a client of `machnet bench` to its end.
-pub fn run_client(server: SocketAddr, arguments: &[&str]) -> io::Result<Report> {
-    let server = server.to_string();
-    let all = [&["bench", "client", &server, "--json"], arguments].concat();
-    let output = Role::start(ROLE, &all, true)?.output()?;
-    let report: Value = serde_json::from_str(&output)
-        .map_err(|error| io::Error::other(format!("machnet {} said {output:?}: {error}", all.join(" "))))?;
-    let number = |value: &Value| value.as_f64().ok_or_else(|| io::Error::other("the report lacks a number"));
-    Ok(Report {
+/// Runs a `machnet bench client` against `at`.
+pub fn client(at: SocketAddr, arguments: &[&str]) -> io::Result<Found> {
+    let output = start(&[&["bench", "client", &at.to_string(), "--json"], arguments].concat())?.output()?;
+    let report: serde_json::Value = serde_json::from_str(&output)?;
+    let number = |value: &serde_json::Value| {
+        value.as_f64().ok_or_else(|| io::Error::other(format!("a client said {output:?}")))
+    };
+    Ok(Found {
+        p50: number(&report["latency_us"]["p50"])?,
+        p99: number(&report["latency_us"]["p99"])?,
+        p999: number(&report["latency_us"]["p999"])?,
         per_second: number(&report["messages_per_second"])?,
-        p999_us: number(&report["latency_us"]["p999"])?,
+        megabytes_per_second: number(&report["megabytes_per_second"])?,
         wrong: report["lost"].as_u64().unwrap_or(0) + report["damaged"].as_u64().unwrap_or(0),
     })
 }

@@ -1,6 +1,6 @@
 //! Processors and the clock.
 
-use rustix::thread::{CpuSet, sched_getaffinity, sched_setaffinity};
+use rustix::thread::{CpuSet, Pid, sched_getaffinity, sched_setaffinity};
 use std::sync::OnceLock;
 use std::time::{Duration, Instant};
 
@@ -36,4 +36,26 @@ pub fn timed<T>(run: impl FnOnce() -> T) -> (Duration, T) {
     let start = now();
     let outcome = run();
     (start.elapsed(), outcome)
+}
+
+/// Processor time that a process has used, all threads together, to the nanosecond.
+pub fn time_of(pid: u32) -> std::io::Result<Duration> {
+    let mut nanos = 0;
+    for thread in std::fs::read_dir(format!("/proc/{pid}/task"))? {
+        let text = std::fs::read_to_string(thread?.path().join("schedstat"))?;
+        let first = text.split_whitespace().next().and_then(|field| field.parse::<u64>().ok());
+        nanos += first.ok_or_else(|| std::io::Error::other("the kernel does not tell a thread's time"))?;
+    }
+    Ok(Duration::from_nanos(nanos))
+}
+
+/// Keeps all threads of a process on the `index`-th of the processors that this one may use, counted round.
+pub fn pin_process(pid: u32, cpus: &[usize], index: usize) -> std::io::Result<()> {
+    let mut set = CpuSet::new();
+    set.set(cpus[index % cpus.len()]);
+    for thread in std::fs::read_dir(format!("/proc/{pid}/task"))? {
+        let number = thread?.file_name().to_string_lossy().parse().ok().and_then(Pid::from_raw);
+        sched_setaffinity(number, &set)?;
+    }
+    Ok(())
 }

@@ -3,7 +3,7 @@
 //! `main` asks [`role`] first: a child was started as `BENCH --role NAME ARGUMENTS` and finds both there. A child ends when
 //! its parent's end of its standard input is closed, so that none outlives a bench that was killed.
 
-use std::io::{self, Read};
+use std::io::{self, BufRead, BufReader, Read};
 use std::process::{Child, Command, Stdio};
 
 /// The role that this process was started in, with its arguments; nothing in the bench's first process.
@@ -43,16 +43,13 @@ impl Role {
         self.0.id()
     }
 
-    /// Waits for a line that it prints. Nothing if it ended.
+    /// The next line that it prints.
     pub fn line(&mut self) -> io::Result<String> {
-        let mut line = Vec::new();
-        if let Some(output) = &mut self.0.stdout {
-            let mut byte = [0];
-            while output.read(&mut byte)? == 1 && byte != *b"\n" {
-                line.extend(byte);
-            }
-        }
-        String::from_utf8(line).map_err(io::Error::other)
+        let output = self.0.stdout.as_mut().ok_or_else(|| io::Error::other("its output is not a pipe"))?;
+        let mut line = String::new();
+        // One byte at a time, so that nothing of what comes after is taken.
+        BufReader::with_capacity(1, output).read_line(&mut line)?;
+        if line.is_empty() { Err(io::Error::other("a child ended before it said a line")) } else { Ok(line) }
     }
 
     /// Waits for its end and answers what it printed.

@@ -5,7 +5,7 @@ use crate::config::{Config, IdlePolicy};
 use crate::controller::{self, Controller, SocketFile, SocketFileError};
 use crate::driver::Driver;
 use crate::driver::udp::{OpenError, UdpConfig, UdpGroup};
-use crate::idle::Idle;
+use crate::idle;
 use crate::mailbox::{Command, Notice, Receiver, Sender, mailbox};
 use crate::proto::time::Duration;
 use crate::status::Status;
@@ -152,10 +152,9 @@ impl Sidecar {
         socket: ControlSocket,
         drivers: Vec<D>,
     ) -> Result<Self, StartError> {
-        let engines = drivers.len();
         let (mut sidecar, workers) = Self::assemble(config, socket, drivers)?;
         for (worker, engine) in workers.into_iter().zip(&mut sidecar.engines) {
-            engine.thread = Some(start_engine(worker, config.idle, engines)?);
+            engine.thread = Some(start_engine(worker, config.idle)?);
         }
         Ok(sidecar)
     }
@@ -306,11 +305,9 @@ fn or_abort(what: &str, run: impl FnOnce()) {
 fn start_engine<D: Driver + 'static>(
     mut worker: Worker<D>,
     policy: IdlePolicy,
-    engines: usize,
 ) -> Result<JoinHandle<()>, StartError> {
-    // One application at least looks on beside the engines.
-    let idle = Idle::new(policy, engines + 1, Idle::cpus());
-    let run = move || or_abort("an engine", move || worker::run(&mut worker, idle, &Clock::start()));
+    let waiting = idle::waiting(policy);
+    let run = move || or_abort("an engine", move || worker::run(&mut worker, waiting, &Clock::start()));
     let name = "machnet-engine".to_owned();
     std::thread::Builder::new().name(name).spawn(run).map_err(io_error("starting an engine's thread"))
 }

@@ -182,39 +182,6 @@ pub fn sleep_precisely() {
     unsafe { libc::prctl(libc::PR_SET_TIMERSLACK, 1_000_u64) };
 }
 
-/// Asks the scheduler to share the CPU in slices of `slice_ns`, so that a thread that spins delays others, and is delayed,
-/// only so long (Linux 6.12; ignored before).
-pub fn share_cpu_in_slices(slice_ns: u64) {
-    #[repr(C)]
-    struct SchedAttr {
-        size: u32,
-        policy: u32,
-        flags: u64,
-        nice: i32,
-        priority: u32,
-        runtime: u64,
-        deadline: u64,
-        period: u64,
-    }
-    // SAFETY: no pointers.
-    let (policy, nice) = unsafe { (libc::sched_getscheduler(0), libc::getpriority(libc::PRIO_PROCESS, 0)) };
-    if policy != libc::SCHED_OTHER {
-        return;
-    }
-    let attr = SchedAttr {
-        size: 48,
-        policy: 0,
-        flags: 0,
-        nice,
-        priority: 0,
-        runtime: slice_ns,
-        deadline: 0,
-        period: 0,
-    };
-    // SAFETY: `attr` has the size that it says and is only read.
-    unsafe { libc::syscall(libc::SYS_sched_setattr, 0, &raw const attr, 0) };
-}
-
 /// The number of a group by its name, if there is one.
 pub fn group_id(name: &str) -> Option<u32> {
     let name = std::ffi::CString::new(name).ok()?;

@@ -178,3 +178,16 @@ fn several_threads_read_one_stream_and_no_byte_is_lost_or_doubled() {
     });
     assert_eq!(total, 300_000);
 }
+
+#[test]
+fn a_reader_that_ends_reading_ends_the_waits_of_the_others() {
+    let ends = flows(Geometry::SMALL);
+    let (here, _there) = (stream(ends.here), stream(ends.there));
+    std::thread::scope(|scope| {
+        let readers: Vec<_> = (0..3).map(|_| scope.spawn(|| all(&here))).collect();
+        here.shutdown(Shutdown::Read).unwrap();
+        for reader in readers {
+            assert!(reader.join().unwrap().is_empty());
+        }
+    });
+}

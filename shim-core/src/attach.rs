@@ -12,6 +12,7 @@ use crate::shm::region::{Mapping, Read, Write};
 use crate::shm::ring::{Memory, WritableMemory};
 use crate::socket::{Record, Seqpacket};
 use crate::stats::FlowStats;
+use crate::wait::Idle;
 use std::io;
 use std::net::SocketAddr;
 use std::os::fd::OwnedFd;
@@ -79,7 +80,7 @@ pub(crate) fn attach(options: AttachOptions) -> Result<Channel> {
     control.detached = false;
     let info = ChannelInfo { channel, engine, sidecar_pid: pid, local, geometry };
     let core = Core::new(ours, theirs, geometry, bell, local.port());
-    Ok(Channel::new(core, control, info, options.wait_policy, options.linger))
+    Ok(Channel::new(core, control, info, Idle::new(options.wait_policy), options.linger))
 }
 
 fn connect(options: &AttachOptions) -> Result<(Seqpacket, PathBuf)> {

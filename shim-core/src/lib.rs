@@ -14,6 +14,7 @@ pub mod socket;
 mod stats;
 mod stream;
 mod wait;
+pub mod waiting;
 
 pub use attachment::{Arrival, Attachment, Canceller, Flow, Listener, PendingConnect, Wait};
 pub use channel::{Channel, ChannelInfo, ConnectId, FlowId, ListenerId};

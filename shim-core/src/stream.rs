@@ -139,6 +139,8 @@ impl Stream {
             }
             (Some(&HALF_CLOSE), 1) => {
                 reader.end = Some(ReadEnd::Peer);
+                // Other readers may wait for a message, and none comes any more.
+                self.flow.end_waits_to_recv()?;
                 // Both directions are over: nothing that the close could make void is under way.
                 if lock(&self.writer).has_ended { self.flow.shutdown() } else { Ok(()) }
             }
@@ -252,6 +254,7 @@ impl Stream {
             let reader = &mut *lock(&self.reader);
             reader.message = None;
             reader.end.get_or_insert(ReadEnd::Ours);
+            self.flow.end_waits_to_recv()?;
         }
         if matches!(how, Shutdown::Write | Shutdown::Both) {
             let timeout = lock(&self.timeouts).write;

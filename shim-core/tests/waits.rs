@@ -137,6 +137,56 @@ fn a_storm_of_cancels_loses_no_message_and_doubles_none() {
 }
 
 #[test]
+fn a_storm_of_cancels_among_threads_that_wake_each_other_leaves_nobody_asleep() {
+    for policy in [WaitPolicy::Auto, WaitPolicy::Block, WaitPolicy::Yield] {
+        let sidecar = Sidecar::start();
+        let attachment = attach(&sidecar, policy);
+        let quiet = attachment.connect(peer(HOLD)).unwrap();
+        let end = attachment.canceller();
+        let (hand_over, to_cancel) = std::sync::mpsc::channel::<machnet_client::Canceller>();
+        std::thread::scope(|scope| {
+            // Two that find nothing of their own serve the others or sleep on the doorbell for them.
+            let idle: Vec<_> = (0..2)
+                .map(|_| scope.spawn(|| quiet.recv_with(Wait::until(&end)).map(drop).unwrap_err()))
+                .collect();
+            scope.spawn(move || to_cancel.iter().for_each(|canceller| canceller.cancel()));
+            let lively: Vec<_> = (0..4)
+                .map(|_| {
+                    let (attachment, hand_over) = (&attachment, hand_over.clone());
+                    scope.spawn(move || {
+                        let flow = attachment.connect(peer(ECHO)).unwrap();
+                        for number in 0..500_u32 {
+                            flow.send_timeout(&number.to_le_bytes(), LONG).unwrap();
+                            let message = loop {
+                                let canceller = attachment.canceller();
+                                hand_over.send(canceller.clone()).unwrap();
+                                match flow.recv_with(Wait::from(LONG).or_until(&canceller)) {
+                                    Ok(message) => break message,
+                                    Err(Error::Cancelled) => {}
+                                    Err(error) => panic!("{error}"),
+                                }
+                            };
+                            assert_eq!(*message, number.to_le_bytes());
+                            // Nobody cancels this one: whoever was cancelled has to have left it awake.
+                            flow.send_timeout(b"again", LONG).unwrap();
+                            assert_eq!(*flow.recv_timeout(LONG).unwrap(), *b"again");
+                        }
+                    })
+                })
+                .collect();
+            drop(hand_over);
+            for thread in lively {
+                thread.join().unwrap();
+            }
+            end.cancel();
+            for thread in idle {
+                assert!(matches!(thread.join().unwrap(), Error::Cancelled));
+            }
+        });
+    }
+}
+
+#[test]
 fn many_messages_go_and_come_in_one_call_each() {
     let sidecar = Sidecar::start();
     let attachment = attach(&sidecar, WaitPolicy::Auto);

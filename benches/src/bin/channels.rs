@@ -267,7 +267,7 @@ impl Crowd {
             let line = process.line().map_err(failed)?;
             let mut words = line.split_whitespace().map(str::parse::<f64>);
             let (Some(Ok(attach_ns)), Some(Ok(region_kib))) = (words.next(), words.next()) else {
-                return Err(failed(io::Error::other("it ended")));
+                return Err(failed(io::Error::other(format!("one said '{line}'"))));
             };
             self.attach_ns.push(attach_ns);
             self.region_kib = region_kib;

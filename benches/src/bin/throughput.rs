@@ -5,7 +5,7 @@
 //! blocking system calls. TCP with spinning applications is printed beside it; the ratio is to blocking TCP, because that is
 //! how programs use it and because neither of the two is always the faster one.
 
-use machnet_benches::command::{self, EchoServer, Report, UdpSidecar, own_processor_time, run_client};
+use machnet_benches::command::{self, Found, Server, Up, own_processor_time};
 use machnet_benches::rig::{Rig, scratch_directory};
 use machnet_benches::roles::role;
 use machnet_benches::stats::{median, to_f64};
@@ -79,14 +79,14 @@ impl Way {
 /// One measurement of one way and size.
 #[derive(Clone, Copy)]
 struct Cell {
-    report: Report,
+    report: Found,
     /// Processor time of all processes for each byte there and back, in nanoseconds.
     cpu_ns_per_byte: f64,
 }
 
 fn main() -> io::Result<()> {
     if let Some((_, arguments)) = role() {
-        return Err(command::become_command(&arguments));
+        return Err(command::become_machnet(&arguments));
     }
     let starts = std::env::args().nth(1).and_then(|count| count.parse().ok()).unwrap_or(STARTS).max(1);
     let mut table = Table::default();
@@ -128,12 +128,12 @@ fn memcpy_rate() -> f64 {
 fn measure_start(start: usize, table: &mut Table) -> io::Result<()> {
     let directory = scratch_directory()?;
     let port = free_udp_port()?;
-    let first = UdpSidecar::start(&directory, "first", FIRST, port)?;
-    let second = UdpSidecar::start(&directory, "second", SECOND, port)?;
-    let udp = EchoServer::start(&["--socket", second.socket()])?;
-    let same = EchoServer::start(&["--socket", first.socket()])?;
-    let tcp = EchoServer::start(&["--over", "tcp", "--address", SECOND])?;
-    let spin = EchoServer::start(&["--over", "tcp", "--wait", "spin", "--address", SECOND])?;
+    let first = Up::start(FIRST, port, &[])?;
+    let second = Up::start(SECOND, port, &[])?;
+    let udp = Server::start(&["--socket", &second.socket()])?;
+    let same = Server::start(&["--socket", &first.socket()])?;
+    let tcp = Server::start(&["--over", "tcp", "--address", SECOND])?;
+    let spin = Server::start(&["--over", "tcp", "--wait", "spin", "--address", SECOND])?;
     let stage = Stage { udp, same, tcp, spin, first, second };
     for size in SIZES {
         // Another one begins in each start, so that none always follows the same other one.
@@ -163,16 +163,16 @@ fn free_udp_port() -> io::Result<u16> {
 
 /// In the order in which they end: a server whose sidecar went first would complain.
 struct Stage {
-    udp: EchoServer,
-    same: EchoServer,
-    tcp: EchoServer,
-    spin: EchoServer,
-    first: UdpSidecar,
-    second: UdpSidecar,
+    udp: Server,
+    same: Server,
+    tcp: Server,
+    spin: Server,
+    first: Up,
+    second: Up,
 }
 
 impl Stage {
-    fn server(&self, way: Way) -> &EchoServer {
+    fn server(&self, way: Way) -> &Server {
         match way {
             Way::Udp => &self.udp,
             Way::SameHost => &self.same,
@@ -202,7 +202,7 @@ impl Stage {
 
     fn measure(&self, way: Way, size: u64) -> io::Result<Cell> {
         let before = self.processor_time(way)?;
-        let report = run_closed(self.server(way).address(), size, &self.client_arguments(way))?;
+        let report = run_closed(self.server(way).at, size, &self.client_arguments(way))?;
         Ok(cell(report, size, self.processor_time(way)?.saturating_sub(before)))
     }
 
@@ -210,14 +210,14 @@ impl Stage {
         let (size, seconds) = (RATE_SIZE.to_string(), RATE_SECONDS.to_string());
         let rate = ["--rate", RATE, "--size", &size, "--seconds", &seconds, "--warm-up", "0.2"];
         let arguments = [&rate[..], &self.client_arguments(way)].concat();
-        Ok(run_client(self.server(way).address(), &arguments)?.p999_us)
+        Ok(command::client(self.server(way).at, &arguments)?.p999)
     }
 }
 
-fn run_closed(server: SocketAddr, size: u64, over: &[&str]) -> io::Result<Report> {
+fn run_closed(server: SocketAddr, size: u64, over: &[&str]) -> io::Result<Found> {
     let (size, seconds, warm_up) = (size.to_string(), SECONDS.to_string(), WARM_UP.to_string());
     let load = ["--window", WINDOW, "--size", &size, "--seconds", &seconds, "--warm-up", &warm_up];
-    let report = run_client(server, &[&load[..], over].concat())?;
+    let report = command::client(server, &[&load[..], over].concat())?;
     if report.wrong > 0 {
         return Err(io::Error::other(format!("{} answers were lost or damaged", report.wrong)));
     }
@@ -225,7 +225,7 @@ fn run_closed(server: SocketAddr, size: u64, over: &[&str]) -> io::Result<Report
 }
 
 /// The processes' time covers the warm-up, in which as many messages a second are taken for granted.
-fn cell(report: Report, size: u64, used: Duration) -> Cell {
+fn cell(report: Found, size: u64, used: Duration) -> Cell {
     let bytes = report.per_second * (SECONDS + WARM_UP) * to_f64(size) * 2.0;
     Cell { report, cpu_ns_per_byte: used.as_secs_f64() * 1e9 / bytes }
 }
@@ -248,11 +248,11 @@ fn measure_memory(directory: &Path, table: &mut Table) -> io::Result<()> {
     let paths = ["first", "second"].map(|name| socket(name).to_string_lossy().into_owned());
     first.while_running(|_| {
         second.while_running(|_| {
-            let server = EchoServer::start(&["--socket", &paths[1]])?;
+            let server = Server::start(&["--socket", &paths[1]])?;
             for size in SIZES {
                 // The engines' threads are this process's.
                 let before = own_processor_time()? + server.processor_time()?;
-                let report = run_closed(server.address(), size, &["--socket", &paths[0]])?;
+                let report = run_closed(server.at, size, &["--socket", &paths[0]])?;
                 let used = (own_processor_time()? + server.processor_time()?).saturating_sub(before);
                 table.add(Way::Memory, size, cell(report, size, used));
             }
@@ -272,8 +272,8 @@ impl Table {
         self.cells.push((way, size, cell));
     }
 
-    fn add_at_rate(&mut self, way: Way, p999_us: f64) {
-        self.at_rate.push((way, p999_us));
+    fn add_at_rate(&mut self, way: Way, p999: f64) {
+        self.at_rate.push((way, p999));
     }
 
     /// One value of all starts of a way and size, in the order of the starts.

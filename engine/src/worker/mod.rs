@@ -25,9 +25,9 @@ use std::io;
 const COMMAND_BURST: usize = 16;
 /// Slots taken from each of a tenant's two rings in one cycle.
 const SLOT_BURST: usize = 32;
-/// An engine without flows over the network asks for datagrams in every so many-th cycle only: those that come are first
-/// words of strangers, and the question is a system call between two applications of this host.
-const QUIET_RECEIVE_INTERVAL: u32 = 8;
+/// An engine without flows over the network asks for datagrams only so often: those that come are first words of strangers,
+/// and the question is a system call between two applications of this host.
+const QUIET_RECEIVE_INTERVAL: Duration = Duration::from_micros(10);
 /// Datagrams sent in one cycle.
 const TRANSMIT_BURST: usize = 128;
 /// No further datagram is sent in a cycle that sent so many bytes: where datagrams are large, what comes in would wait long.
@@ -64,8 +64,10 @@ pub struct Worker<D> {
     epoll: Epoll,
     /// When armed tenants' bells and the backlog are looked at next while the engine is busy.
     next_look: Instant,
-    /// Cycles to pass without a question to the network.
-    quiet_cycles: u32,
+    /// When an engine without flows over the network asks it for datagrams next.
+    next_question: Instant,
+    /// The last cycle passed over the network, because a tenant had published.
+    passed_over: bool,
     /// Where in the list of polled tenants the next cycle begins.
     first_polled: usize,
     /// Tenants on their way out.
@@ -98,7 +100,8 @@ impl<D: Driver> Worker<D> {
             notices,
             epoll,
             next_look: Instant::ZERO,
-            quiet_cycles: 0,
+            next_question: Instant::ZERO,
+            passed_over: false,
             first_polled: 0,
             leaving: Vec::new(),
             backlog: Vec::new(),
@@ -116,8 +119,13 @@ impl<D: Driver> Worker<D> {
             work += self.look_at_the_quiet(now);
         }
         work += self.handle_commands(now);
-        work += self.receive(now);
-        work += self.take_from_tenants(now);
+        // What a tenant published goes out before a system call asks the network, which comes next at the latest.
+        let taken = self.take_from_tenants(now);
+        self.passed_over = taken > 0 && !self.passed_over;
+        work += taken;
+        if !self.passed_over {
+            work += self.receive(now);
+        }
         if !self.host.relieved.is_empty() {
             work += self.handle_relief(now);
         }
@@ -144,6 +152,11 @@ impl<D: Driver> Worker<D> {
     /// Whether the engine was told to end and has nothing left to do.
     pub fn is_finished(&self) -> bool {
         self.finished
+    }
+
+    /// The engine's network path, for its counters.
+    pub fn driver(&self) -> &D {
+        &self.driver
     }
 
     /// The engine's tenants and counters, for tests and reports.
@@ -201,8 +214,7 @@ impl<D: Driver> Worker<D> {
     }
 
     fn receive(&mut self, now: Instant) -> usize {
-        if self.quiet_cycles > 0 && self.endpoint.flows() == 0 {
-            self.quiet_cycles -= 1;
+        if now < self.next_question && self.endpoint.flows() == 0 {
             return 0;
         }
         let Self { driver, endpoint, host, .. } = self;
@@ -215,7 +227,7 @@ impl<D: Driver> Worker<D> {
         match received {
             Ok(received) => {
                 // Only an empty answer says that the driver holds nothing back, so that the engine may sleep.
-                self.quiet_cycles = if received == 0 { QUIET_RECEIVE_INTERVAL - 1 } else { 0 };
+                self.next_question = if received == 0 { now + QUIET_RECEIVE_INTERVAL } else { Instant::ZERO };
                 received
             }
             Err(error) => {

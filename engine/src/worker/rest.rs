@@ -8,7 +8,7 @@ use super::Worker;
 use crate::clock::Clock;
 use crate::counters::Counter;
 use crate::driver::Driver;
-use crate::idle::{Idle, Step};
+use crate::idle::{Step, Waiting};
 use crate::mailbox::{Command, Receiver};
 use crate::proto::time::{Duration, Instant};
 use crate::sys::{self, Epoll, Watch};
@@ -29,9 +29,6 @@ const MAX_SLEEP: Duration = Duration::from_secs(1);
 const BACKLOG_SLEEP: Duration = Duration::from_millis(5);
 /// Longest sleep when the network path cannot wake the engine, or holds datagrams.
 const BLIND_SLEEP: Duration = Duration::from_micros(50);
-/// Slice of the CPU that a spinning engine asks the scheduler for.
-const SLICE_NS: u64 = 100_000;
-
 const DRIVER_TOKEN: u64 = u64::MAX;
 const COMMAND_TOKEN: u64 = u64::MAX - 1;
 
@@ -180,7 +177,7 @@ impl<D: Driver> Worker<D> {
             self.host.now = now;
             self.wait(Some(span.as_nanos()));
         }
-        self.quiet_cycles = 0;
+        self.next_question = Instant::ZERO;
         // What is quiet is looked at soon after, not at once: the bells were just read.
         self.next_look = clock.now() + LOOK_INTERVAL;
         if !self.backlog.is_empty() {
@@ -189,27 +186,24 @@ impl<D: Driver> Worker<D> {
     }
 }
 
-/// Runs an engine until it was told to end. `idle` says how it waits.
-pub fn run<D: Driver>(worker: &mut Worker<D>, mut idle: Idle, clock: &Clock) {
+/// Runs an engine until it was told to end. `waiting` says what it does when it finds nothing.
+pub fn run<D: Driver>(worker: &mut Worker<D>, mut waiting: Waiting, clock: &Clock) {
     sys::sleep_precisely();
-    if idle.policy() != crate::idle::IdlePolicy::Block {
-        sys::share_cpu_in_slices(SLICE_NS);
-    }
     while !worker.is_finished() {
         if worker.duty_cycle(clock.now()) > 0 {
-            idle.busy();
+            waiting.ended();
             continue;
         }
-        match idle.step() {
+        match waiting.step(|| clock.now().as_nanos()) {
             Step::Look => std::hint::spin_loop(),
             Step::Yield => {
                 let before = clock.now();
                 std::thread::yield_now();
-                idle.yielded(clock.now().since(before));
+                waiting.yielded(before.as_nanos(), clock.now().as_nanos());
             }
             Step::Sleep => {
                 worker.sleep(clock);
-                idle.slept();
+                waiting.ended();
             }
         }
     }

@@ -2,7 +2,7 @@
 #![allow(clippy::unwrap_used, reason = "helpers of tests, too")]
 
 use machnet_client::aio::{self, AsyncAttachment, AsyncFlow, AsyncListener};
-use machnet_client::{AttachOptions, Error, Geometry};
+use machnet_client::{AttachOptions, Error, Geometry, Wait};
 use machnet_engine::config::Config;
 use machnet_engine::sidecar::Sidecar;
 use machnet_example_http::{ask, serve};
@@ -12,6 +12,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::Duration;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::task::spawn_blocking;
 use tokio::time::timeout;
 
 /// No step of a test takes so long; a test that hangs ends with it.
@@ -193,6 +194,71 @@ async fn every_waiting_task_learns_that_the_sidecar_is_gone_or_the_channel_close
             "{outcome:?}"
         );
     }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn threads_that_wait_beside_tasks_get_their_own_and_can_be_cancelled() {
+    const ROUNDS: u32 = 300;
+    let host = Host::start();
+    let (client, server) = (host.attach().await, host.attach().await);
+    let listener = listen(&server).await;
+    let (mut echoes, mut asking) = (tokio::task::JoinSet::new(), Vec::new());
+    for number in 0..4_u32 {
+        let (flow, accepted) = pair(&client, &listener).await;
+        echoes.spawn(async move {
+            while let Ok(message) = accepted.recv().await {
+                accepted.send(&message).await.unwrap();
+            }
+        });
+        asking.push(if number % 2 == 0 {
+            tokio::spawn(async move {
+                for round in 0..ROUNDS {
+                    flow.send(&round.to_le_bytes()).await.unwrap();
+                    assert_eq!(*flow.recv().await.unwrap(), round.to_le_bytes());
+                }
+            })
+        } else {
+            spawn_blocking(move || {
+                for round in 0..ROUNDS {
+                    flow.flow().send_timeout(&round.to_le_bytes(), PATIENCE).unwrap();
+                    assert_eq!(*flow.flow().recv_timeout(PATIENCE).unwrap(), round.to_le_bytes());
+                }
+            })
+        });
+    }
+    let (quiet, _accepted) = pair(&client, &listener).await;
+    let quiet = Arc::new(quiet);
+    let canceller = client.attachment().canceller();
+    let cancelled: Vec<_> = (0..2)
+        .map(|_| {
+            let (quiet, canceller) = (Arc::clone(&quiet), canceller.clone());
+            spawn_blocking(move || quiet.flow().recv_with(Wait::until(&canceller)).map(drop))
+        })
+        .collect();
+    for asked in asking {
+        timeout(PATIENCE, asked).await.unwrap().unwrap();
+    }
+    canceller.cancel();
+    for outcome in cancelled {
+        let outcome = timeout(PATIENCE, outcome).await.unwrap().unwrap();
+        assert!(matches!(outcome, Err(Error::Cancelled)), "{outcome:?}");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_thread_that_waits_drives_for_itself_once_the_tasks_are_gone() {
+    let host = Host::start();
+    let (client, server) = (host.attach().await, host.attach().await);
+    let listener = listen(&server).await;
+    let address = listener.local_addr();
+    let attachment = client.attachment().clone();
+    let connecting = spawn_blocking(move || attachment.connect(address).map(|flow| (flow.recv(), flow)));
+    let accepted = listener.accept().await.unwrap();
+    drop(client);
+    accepted.send(b"to the thread").await.unwrap();
+    let (message, flow) = timeout(PATIENCE, connecting).await.unwrap().unwrap().unwrap();
+    assert_eq!(*message.unwrap(), *b"to the thread");
+    drop(flow);
 }
 
 #[tokio::test]

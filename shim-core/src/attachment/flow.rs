@@ -270,6 +270,14 @@ impl Flow {
         self.shared.wait(wait, self.receive(), |core| Ok(core.can_recv(source).then_some(())))
     }
 
+    /// From now on nobody waits in [`Self::wait_to_recv`], and those who do are called.
+    pub(crate) fn end_waits_to_recv(&self) -> Result<()> {
+        self.shared.with(|core| {
+            core.end_waits_to_recv(self.id);
+            Ok(())
+        })
+    }
+
     /// Waits until a send of `len` bytes would be answered, with success or an error. Another thread may take the room first.
     ///
     /// # Errors

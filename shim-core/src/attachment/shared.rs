@@ -1,18 +1,30 @@
 //! A channel behind a short lock, and the waits of many threads on one doorbell.
 //!
-//! One waiting thread, the driver, drains the rings for all and wakes the others as what they wait for comes; they sleep
-//! on condition variables. When the driver leaves, it makes one of them its successor. Nobody holds the lock while waiting.
-//! A message is popped by the thread that returns it, so a wait that is cut short loses nothing.
+//! One waiting thread, the driver, drains the rings for all and wakes the others as what they wait for comes. It looks and
+//! yields; a driver that goes to sleep on the doorbell becomes the sentinel. The others, followers, sleep on condition
+//! variables. Nobody holds the lock while waiting. A message is popped by the thread that returns it, so a wait that is cut
+//! short loses nothing.
+//!
+//! Whenever somebody waits there is a driver, or a sentinel who hears the doorbell, or one who was called and will come. So a
+//! thread of a lively conversation drives for itself, and is not woken by another for each of its messages: who comes to wait
+//! drives if nobody does, while the sentinel sleeps on, and takes over from a driver who has only served others. When it
+//! leaves, it arms the doorbell for the sentinel.
+//!
+//! The task of a runtime is a driver too, and stays it: the doorbell is armed for it always, so all threads follow.
+//!
+//! Nobody misses a cancel: a flag is set before the lock is taken to call whom it concerns, and looked at under the lock
+//! after which a thread is seen as one that waits.
 
 use super::cancel::{CancelFlag, Wait};
 use crate::attach::{Control, Unlistener};
-use crate::channel::{Channel, ChannelInfo, Core, Doorbell, FlowId, Source, Wants};
+use crate::channel::{Channel, ChannelInfo, Core, Doorbell, FlowId, Source, Wants, Watch};
 use crate::error::{Error, Result};
 use crate::message::FlushReturns;
 use crate::shm::region::fork::Generation;
 use crate::socket;
 use crate::stats::FlowStats;
-use crate::wait::{Deadline, Idle, Step, WaitPolicy};
+use crate::wait::{Deadline, Idle};
+use crate::waiting::Step;
 use std::os::fd::{AsFd, OwnedFd};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, OnceLock, PoisonError};
 use std::time::Duration;
@@ -33,9 +45,6 @@ pub(super) enum Interest {
     End(FlowId),
     /// The end of all flows.
     AllEnds,
-    /// Nothing of its own: a task that drives for others.
-    #[cfg(feature = "tokio")]
-    Nothing,
 }
 
 impl Interest {
@@ -50,26 +59,66 @@ impl Interest {
             Self::Slot => core.has_slot(),
             Self::End(flow) => core.has_ended(flow),
             Self::AllEnds => core.all_ended(),
-            #[cfg(feature = "tokio")]
-            Self::Nothing => false,
         }
     }
 }
 
+/// A driver who called so many others in a row, and found nothing of its own, gives way to the next that comes.
+const SERVED_BEFORE_GIVING_WAY: u32 = 4;
+
+/// Who drains the rings.
 #[derive(Debug)]
-pub(super) struct Driver {
-    interest: Interest,
-    /// In the system call, so that only the doorbell or a nudge wakes it.
-    asleep: bool,
-    cancel: Option<CancelFlag>,
+pub(super) enum Driver {
+    /// A thread, awake.
+    Thread {
+        /// Of its wait.
+        number: u64,
+        /// Others that it called.
+        served: u32,
+    },
+    /// The task of a runtime. It hears the doorbell, and nobody takes over from it.
+    #[cfg(feature = "tokio")]
+    Task,
 }
 
-#[cfg(feature = "tokio")]
 impl Driver {
-    /// A task: it waits for nothing of its own, and another thread never has to wake it.
-    pub(super) fn of_tasks() -> Self {
-        Self { interest: Interest::Nothing, asleep: false, cancel: None }
+    fn is(&self, wait: u64) -> bool {
+        match self {
+            Self::Thread { number, .. } => *number == wait,
+            #[cfg(feature = "tokio")]
+            Self::Task => false,
+        }
     }
+
+    fn gives_way(&self) -> bool {
+        match self {
+            Self::Thread { served, .. } => *served >= SERVED_BEFORE_GIVING_WAY,
+            #[cfg(feature = "tokio")]
+            Self::Task => false,
+        }
+    }
+
+    /// Whether it arms the doorbell only before it sleeps or leaves, so that a sentinel beside it disturbs nothing.
+    fn leaves_room_for_sentinel(&self) -> bool {
+        matches!(self, Self::Thread { .. })
+    }
+
+    fn has_called(&mut self, others: u32) {
+        match self {
+            Self::Thread { served, .. } => *served = served.saturating_add(others),
+            #[cfg(feature = "tokio")]
+            Self::Task => {}
+        }
+    }
+}
+
+/// Who sleeps in the system call, so that only the doorbell or a nudge wakes it.
+#[derive(Debug)]
+pub(super) struct Sentinel {
+    interest: Interest,
+    /// Nudged: to take what it waited for, or to give up.
+    called: bool,
+    cancel: Option<CancelFlag>,
 }
 
 #[derive(Debug)]
@@ -82,13 +131,38 @@ struct Waiter {
     cancel: Option<CancelFlag>,
 }
 
+/// What a thread knows of its own wait.
+#[derive(Debug)]
+struct OwnWait {
+    number: u64,
+    interest: Interest,
+    deadline: Deadline,
+    cancel: Option<CancelFlag>,
+}
+
+impl OwnWait {
+    fn may_go_on(&self) -> Result<()> {
+        if is_cancelled(self.cancel.as_ref()) {
+            return Err(Error::Cancelled);
+        }
+        if self.deadline.is_past() { Err(Error::TimedOut) } else { Ok(()) }
+    }
+}
+
+fn is_cancelled(cancel: Option<&CancelFlag>) -> bool {
+    cancel.is_some_and(CancelFlag::is_set)
+}
+
 /// What the lock protects.
 #[derive(Debug)]
 pub(super) struct State {
     pub(super) core: Core,
+    /// How the last one waited that drained the rings.
+    idle: Idle,
     pub(super) driver: Option<Driver>,
+    pub(super) sentinel: Option<Sentinel>,
     waiters: Vec<Waiter>,
-    /// Tasks that wait. While there are any there is a driver.
+    /// Tasks that wait. While there are any, a task drives.
     #[cfg(feature = "tokio")]
     pub(super) tasks: Vec<super::wakers::Waiting>,
     pub(super) next_number: u64,
@@ -103,9 +177,8 @@ pub(super) struct Shared {
     pub(super) unlistener: Unlistener,
     pub(super) bell: Arc<Doorbell>,
     pub(super) info: ChannelInfo,
-    wait_policy: WaitPolicy,
     linger: Duration,
-    /// Wakes a driver that sleeps on the doorbell when another thread found what it waits for: read end, write end.
+    /// Wakes the sentinel when another thread found what it waits for: read end, write end.
     nudge: OnceLock<(OwnedFd, OwnedFd)>,
 }
 
@@ -113,14 +186,16 @@ type Guard<'a> = MutexGuard<'a, State>;
 
 impl Shared {
     pub(super) fn new(channel: Channel) -> Arc<Self> {
-        let Channel { core, control, info, wait_policy, linger } = channel;
+        let Channel { core, control, info, idle, linger } = channel;
         let shared = Arc::new(Self {
             generation: core.generation(),
             bell: Arc::clone(core.bell()),
             unlistener: control.unlistener(),
             state: Mutex::new(State {
                 core,
+                idle,
                 driver: None,
+                sentinel: None,
                 waiters: Vec::new(),
                 #[cfg(feature = "tokio")]
                 tasks: Vec::new(),
@@ -128,7 +203,6 @@ impl Shared {
             }),
             control: Mutex::new(control),
             info,
-            wait_policy,
             linger,
             nudge: OnceLock::new(),
         });
@@ -168,11 +242,14 @@ impl Shared {
         outcome
     }
 
-    /// Calls a thread to drive, if there is nobody who does.
+    /// The task that drove is gone: a thread that waits has to.
     #[cfg(feature = "tokio")]
-    pub(super) fn name_successor(&self) {
+    pub(super) fn end_task_driver(&self) {
         if self.check_process().is_ok() {
-            name_successor(&mut self.lock());
+            let mut state = self.lock();
+            state.core.after_sleep(socket::Woken::default());
+            state.driver = None;
+            self.hand_over(&mut state);
         }
     }
 
@@ -189,7 +266,11 @@ impl Shared {
     /// Calls those whose wait is over. At the end of whatever may have taken something out of the rings.
     #[inline]
     fn settle(&self, state: &mut State) {
-        if state.driver.is_some() || !state.waiters.is_empty() {
+        #[cfg(feature = "tokio")]
+        let do_tasks_wait = !state.tasks.is_empty();
+        #[cfg(not(feature = "tokio"))]
+        let do_tasks_wait = false;
+        if state.sentinel.is_some() || !state.waiters.is_empty() || do_tasks_wait {
             self.call_waiters(state);
         }
     }
@@ -201,42 +282,50 @@ impl Shared {
         }
         #[cfg(feature = "tokio")]
         state.wake_tasks();
+        let mut called = 0;
         for waiter in state.waiters.iter_mut().filter(|waiter| !waiter.called) {
             if waiter.interest.is_met(&mut state.core) {
                 waiter.called = true;
                 waiter.condition.notify_one();
+                called += 1;
             }
         }
-        if let Some(driver) = &mut state.driver
-            && driver.asleep
-            && driver.interest.is_met(&mut state.core)
+        if let Some(sentinel) = &mut state.sentinel
+            && !sentinel.called
+            && sentinel.interest.is_met(&mut state.core)
         {
-            driver.asleep = false;
-            if let Some((_, write)) = self.nudge.get() {
-                socket::ring(write.as_fd(), false);
-            }
+            self.call_sentinel(sentinel);
+            called += 1;
+        }
+        if let Some(driver) = &mut state.driver {
+            driver.has_called(called);
         }
     }
 
-    /// Wakes those whose waits were cancelled.
+    fn call_sentinel(&self, sentinel: &mut Sentinel) {
+        sentinel.called = true;
+        if let Some((_, write)) = self.nudge.get() {
+            socket::ring(write.as_fd(), false);
+        }
+    }
+
+    /// Wakes those whose waits were cancelled. A driver that is awake sees its flag by itself.
     pub(super) fn wake_cancelled(&self) {
         if self.check_process().is_err() {
             return; // The lock and those who wait are the parent's.
         }
         let state = &mut *self.lock();
-        let cancelled = |flag: &Option<CancelFlag>| flag.as_ref().is_some_and(CancelFlag::is_set);
-        for waiter in state.waiters.iter_mut().filter(|waiter| !waiter.called && cancelled(&waiter.cancel)) {
-            waiter.called = true;
-            waiter.condition.notify_one();
-        }
-        if let Some(driver) = &mut state.driver
-            && driver.asleep
-            && cancelled(&driver.cancel)
-        {
-            driver.asleep = false;
-            if let Some((_, write)) = self.nudge.get() {
-                socket::ring(write.as_fd(), false);
+        for waiter in &mut state.waiters {
+            if !waiter.called && is_cancelled(waiter.cancel.as_ref()) {
+                waiter.called = true;
+                waiter.condition.notify_one();
             }
+        }
+        if let Some(sentinel) = &mut state.sentinel
+            && !sentinel.called
+            && is_cancelled(sentinel.cancel.as_ref())
+        {
+            self.call_sentinel(sentinel);
         }
     }
 
@@ -259,41 +348,57 @@ impl Shared {
             return Err(Error::invalid("the canceller belongs to another channel"));
         }
         let cancel = canceller.map(|canceller| canceller.flag().clone());
-        let deadline = Deadline::after(timeout);
+        let own = OwnWait { number: state.next_number, interest, deadline: Deadline::after(timeout), cancel };
+        state.next_number += 1;
+        let mut has_just_come = true;
         let outcome = loop {
-            if let Err(error) = may_wait(deadline, cancel.as_ref()) {
+            if let Err(error) = own.may_go_on() {
                 break Err(error);
             }
-            if state.driver.is_none() {
-                state.driver = Some(Driver { interest, asleep: false, cancel });
-                let (guard, outcome) = self.drive(state, deadline, &mut call);
-                state = guard;
-                state.driver = None;
+            let mut found = None;
+            (state, found) = if may_drive(&state, std::mem::take(&mut has_just_come)) {
+                self.drive(state, &own, &mut call)
+            } else if may_stand_by(&state) {
+                // Somebody else drives: no arming, and no second look.
+                self.stand_by(state, &own, Watch::Bell)
+            } else {
+                (self.follow(state, &own), found)
+            };
+            if let Some(outcome) = found.or_else(|| call(&mut state.core).transpose()) {
                 break outcome;
             }
-            state = self.follow(state, deadline, interest, cancel.clone());
-            let found = call(&mut state.core).transpose();
             self.settle(&mut state);
-            if let Some(outcome) = found {
-                break outcome;
-            }
         };
-        name_successor(&mut state);
+        if state.driver.as_ref().is_some_and(|driver| driver.is(own.number)) {
+            state.driver = None;
+        }
+        self.hand_over(&mut state);
         outcome
     }
 
+    /// Somebody does not wait any more. Whoever waits on must be woken by somebody.
+    fn hand_over(&self, state: &mut State) {
+        self.settle(state);
+        if state.driver.is_some() {
+            return;
+        }
+        match &mut state.sentinel {
+            Some(sentinel) if sentinel.called => {} // It comes, and leaves like this.
+            Some(sentinel) if state.core.is_in_event_mode() => self.call_sentinel(sentinel),
+            Some(_) => {
+                let _: Watch = state.core.before_sleep();
+                state.core.poll(); // What came before the doorbell was armed rings no bell.
+                self.settle(state);
+            }
+            None => name_successor(state),
+        }
+    }
+
     /// Sleeps until called or the deadline.
-    fn follow<'a>(
-        &'a self,
-        mut state: Guard<'a>,
-        deadline: Deadline,
-        interest: Interest,
-        cancel: Option<CancelFlag>,
-    ) -> Guard<'a> {
+    fn follow<'a>(&'a self, mut state: Guard<'a>, own: &OwnWait) -> Guard<'a> {
+        let &OwnWait { number, interest, deadline, ref cancel } = own;
         let condition = Arc::new(Condvar::new());
-        let number = state.next_number;
-        state.next_number += 1;
-        let place = Arc::clone(&condition);
+        let (place, cancel) = (Arc::clone(&condition), cancel.clone());
         state.waiters.push(Waiter { number, interest, condition: place, called: false, cancel });
         loop {
             state = match deadline.left() {
@@ -309,17 +414,21 @@ impl Shared {
         }
     }
 
-    /// Drains the rings for all until the own call finds something.
+    /// Drains the rings for all until the own call finds something, may wait no longer, another takes over, or it has slept.
     fn drive<'a, T>(
         &'a self,
         mut state: Guard<'a>,
-        deadline: Deadline,
+        own: &OwnWait,
         call: &mut impl FnMut(&mut Core) -> Result<Option<T>>,
-    ) -> (Guard<'a>, Result<T>) {
-        let mut idle = Idle::new(self.wait_policy);
+    ) -> (Guard<'a>, Option<Result<T>>) {
+        state.driver = Some(Driver::Thread { number: own.number, served: 0 });
+        if state.sentinel.is_some() {
+            state.core.after_sleep(socket::Woken::default()); // We look ourselves: nobody has to ring.
+        }
+        let mut idle = state.idle.clone();
         loop {
             match idle.step() {
-                Step::Spin => {
+                Step::Look => {
                     drop(state);
                     std::hint::spin_loop();
                     state = self.lock();
@@ -330,12 +439,13 @@ impl Shared {
                     state = self.lock();
                 }
                 Step::Sleep => {
-                    let found;
-                    (state, found) = self.sleep(state, deadline, call);
-                    if let Some(outcome) = found {
-                        return (state, outcome);
-                    }
+                    idle.ended();
+                    state.idle = idle;
+                    return self.sleep(state, own, call);
                 }
+            }
+            if !state.driver.as_ref().is_some_and(|driver| driver.is(own.number)) {
+                return (state, None);
             }
             if idle.must_check() {
                 state.core.check_alive();
@@ -343,27 +453,21 @@ impl Shared {
             state.core.poll();
             let found = call(&mut state.core).transpose();
             self.settle(&mut state);
-            if let Some(outcome) = found {
-                return (state, outcome);
-            }
-            let cancel = state.driver.as_ref().and_then(|driver| driver.cancel.as_ref());
-            if let Err(error) = may_wait(deadline, cancel) {
-                return (state, Err(error));
+            if found.is_some() || own.may_go_on().is_err() {
+                idle.ended();
+                state.idle = idle;
+                return (state, found);
             }
         }
     }
 
-    /// Arms the doorbell, looks again, sleeps on it without the lock. What the second look found is returned.
+    /// The driver arms the doorbell, looks again, and sleeps. What the second look found is returned.
     fn sleep<'a, T>(
         &'a self,
         mut state: Guard<'a>,
-        deadline: Deadline,
+        own: &OwnWait,
         call: &mut impl FnMut(&mut Core) -> Result<Option<T>>,
     ) -> (Guard<'a>, Option<Result<T>>) {
-        let nudge = match self.nudge() {
-            Ok(nudge) => nudge,
-            Err(error) => return (state, Some(Err(error))),
-        };
         let watch = state.core.before_sleep();
         state.core.poll();
         let found = call(&mut state.core).transpose();
@@ -372,12 +476,35 @@ impl Shared {
             state.core.after_sleep(socket::Woken::default());
             return (state, found);
         }
-        set_asleep(&mut state, true);
+        state.driver = None;
+        let is_in_event_mode = state.core.is_in_event_mode();
+        if let Some(sentinel) = &mut state.sentinel {
+            if is_in_event_mode && !sentinel.called {
+                self.call_sentinel(sentinel); // The bell that it listens to is not armed: it must look at what there is.
+            }
+            return (self.follow(state, own), None);
+        }
+        self.stand_by(state, own, watch)
+    }
+
+    /// Sleeps on the doorbell.
+    fn stand_by<'a, T>(
+        &'a self,
+        mut state: Guard<'a>,
+        own: &OwnWait,
+        watch: Watch,
+    ) -> (Guard<'a>, Option<Result<T>>) {
+        let nudge = match self.nudge() {
+            Ok(nudge) => nudge,
+            Err(error) => return (state, Some(Err(error))),
+        };
+        let cancel = own.cancel.clone();
+        state.sentinel = Some(Sentinel { interest: own.interest, called: false, cancel });
         drop(state);
-        let span = watch.span(deadline.left());
+        let span = watch.span(own.deadline.left());
         let woken = socket::wait_bell(self.bell.wait_fd(), watch.listens(), Some(nudge.as_fd()), span);
         let mut state = self.lock();
-        set_asleep(&mut state, false);
+        state.sentinel = None;
         let woken = match woken {
             Ok(woken) => woken,
             Err(error) => return (state, Some(Err(error.into()))),
@@ -460,24 +587,28 @@ impl Shared {
     }
 }
 
-/// Whether a wait may go on.
-fn may_wait(deadline: Deadline, cancel: Option<&CancelFlag>) -> Result<()> {
-    if cancel.is_some_and(CancelFlag::is_set) {
-        return Err(Error::Cancelled);
+/// Whether a thread that waits is to drain the rings.
+fn may_drive(state: &State, has_just_come: bool) -> bool {
+    if state.core.is_in_event_mode() {
+        // The doorbell's byte is the application's, so a sentinel could not be woken by it: it drives, or nobody else sleeps.
+        return state.driver.is_none() && state.sentinel.is_none();
     }
-    if deadline.is_past() { Err(Error::TimedOut) } else { Ok(()) }
-}
-
-fn set_asleep(state: &mut State, asleep: bool) {
-    if let Some(driver) = &mut state.driver {
-        driver.asleep = asleep;
+    match &state.driver {
+        None => true,
+        Some(driver) => has_just_come && driver.gives_way(),
     }
 }
 
-/// Whenever nobody drives and somebody waits, somebody has been called.
+/// Whether a thread that is not to drive may sleep on the doorbell instead of following. Two would take each other's rings.
+fn may_stand_by(state: &State) -> bool {
+    state.sentinel.is_none()
+        && !state.core.is_in_event_mode()
+        && state.driver.as_ref().is_some_and(Driver::leaves_room_for_sentinel)
+}
+
+/// Nobody drives and nobody hears the doorbell: if somebody waits, somebody is called.
 fn name_successor(state: &mut State) {
-    if state.driver.is_none()
-        && state.waiters.iter().all(|waiter| !waiter.called)
+    if state.waiters.iter().all(|waiter| !waiter.called)
         && let Some(waiter) = state.waiters.first_mut()
     {
         waiter.called = true;

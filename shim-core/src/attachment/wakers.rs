@@ -7,7 +7,7 @@ use super::Attachment;
 use super::shared::{Driver, Interest, Shared, State};
 use crate::channel::Core;
 use crate::error::{Error, Result};
-use crate::socket::{self, Woken};
+use crate::socket;
 use std::os::fd::{AsFd, OwnedFd};
 use std::sync::Arc;
 use std::task::{Context, Poll, Waker};
@@ -101,12 +101,13 @@ impl TaskDriver {
     pub(crate) fn begin(attachment: &Attachment) -> Result<Self> {
         let shared = &attachment.shared;
         shared.with_state(|state| {
-            if state.driver.is_some() || state.core.is_in_event_mode() {
+            let is_waited_on = state.driver.is_some() || state.sentinel.is_some();
+            if is_waited_on || state.core.is_in_event_mode() {
                 return Err(Error::invalid(
                     "the channel is waited on by a thread, or polled by its event fd",
                 ));
             }
-            state.driver = Some(Driver::of_tasks());
+            state.driver = Some(Driver::Task);
             state.core.before_sleep();
             state.core.poll();
             Ok(())
@@ -136,11 +137,6 @@ impl TaskDriver {
 
 impl Drop for TaskDriver {
     fn drop(&mut self) {
-        let _ = self.0.with_state(|state| {
-            state.core.after_sleep(Woken::default());
-            state.driver = None;
-            Ok(())
-        });
-        self.0.name_successor();
+        self.0.end_task_driver();
     }
 }

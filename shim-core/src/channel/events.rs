@@ -141,12 +141,6 @@ impl Core {
         }
     }
 
-    /// Whether the doorbell belongs to an event loop of the application.
-    #[cfg(feature = "tokio")]
-    pub(crate) fn is_in_event_mode(&self) -> bool {
-        self.event_mode
-    }
-
     /// A call that does not wait, as event mode wants it.
     #[inline]
     pub(crate) fn attempt<T>(
@@ -286,6 +280,11 @@ impl Core {
         }
         self.sleeper.arm(&*self.ours, REASON_ANY);
         Watch::Bell
+    }
+
+    /// Whether the byte in the doorbell is the application's to read.
+    pub(crate) fn is_in_event_mode(&self) -> bool {
+        self.event_mode
     }
 
     /// The sleep is over, or was not needed (`woken` of nothing).

@@ -40,6 +40,8 @@ pub(crate) struct FlowState {
     pub(crate) closing: bool,
     /// Its messages go into the channel's common queue.
     pub(crate) channel_mode: bool,
+    /// A stream over it is read no further: nobody has to wait for messages.
+    pub(crate) read_to_end: bool,
     /// Nothing more comes.
     pub(crate) end: Option<End>,
     /// Who was told that there is no message, and that there is no credit.
@@ -83,6 +85,7 @@ impl FlowState {
             owned: false,
             closing: false,
             channel_mode: false,
+            read_to_end: false,
             end: None,
             receiving: Told::default(),
             sending: Told::default(),

@@ -142,8 +142,17 @@ impl Core {
             _ if self.over.is_some() => true,
             Source::Any => !self.common.is_empty(),
             Source::Flow(id) => self.flows.look(id.handle).is_none_or(|flow| {
-                !flow.list.is_empty() || flow.end.is_some() || flow.closing || flow.channel_mode
+                let is_answered_without = flow.closing || flow.channel_mode || flow.read_to_end;
+                !flow.list.is_empty() || flow.end.is_some() || is_answered_without
             }),
+        }
+    }
+
+    /// A stream over the flow is read no further: the waits of all its readers are over.
+    pub(crate) fn end_waits_to_recv(&mut self, id: FlowId) {
+        if let Some(flow) = self.flows.find(id.handle) {
+            flow.read_to_end = true;
+            self.changed = true;
         }
     }
 

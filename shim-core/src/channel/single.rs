@@ -6,7 +6,8 @@ use crate::error::{Error, Result, would_block};
 use crate::message::Message;
 use crate::socket;
 use crate::stats::FlowStats;
-use crate::wait::{Deadline, Idle, Step, WaitPolicy};
+use crate::wait::{Deadline, Idle};
+use crate::waiting::Step;
 use std::net::{IpAddr, SocketAddr};
 use std::os::fd::BorrowedFd;
 use std::time::Duration;
@@ -20,19 +21,13 @@ pub struct Channel {
     pub(crate) core: Core,
     pub(crate) control: Control,
     pub(crate) info: ChannelInfo,
-    pub(crate) wait_policy: WaitPolicy,
+    pub(crate) idle: Idle,
     pub(crate) linger: Duration,
 }
 
 impl Channel {
-    pub(crate) fn new(
-        core: Core,
-        control: Control,
-        info: ChannelInfo,
-        wait_policy: WaitPolicy,
-        linger: Duration,
-    ) -> Self {
-        Self { core, control, info, wait_policy, linger }
+    pub(crate) fn new(core: Core, control: Control, info: ChannelInfo, idle: Idle, linger: Duration) -> Self {
+        Self { core, control, info, idle, linger }
     }
 
     /// What the channel is.
@@ -307,12 +302,20 @@ impl Channel {
         if let Some(found) = call(&mut self.core)? {
             return Ok(found);
         }
-        let deadline = Deadline::after(timeout);
-        let mut idle = Idle::new(self.wait_policy);
+        let outcome = self.wait_on(Deadline::after(timeout), call);
+        self.idle.ended();
+        outcome
+    }
+
+    fn wait_on<T>(
+        &mut self,
+        deadline: Deadline,
+        mut call: impl FnMut(&mut Core) -> Result<Option<T>>,
+    ) -> Result<T> {
         loop {
-            match idle.step() {
-                Step::Spin => std::hint::spin_loop(),
-                Step::Yield => idle.yield_now(),
+            match self.idle.step() {
+                Step::Look => std::hint::spin_loop(),
+                Step::Yield => self.idle.yield_now(),
                 Step::Sleep => {
                     let watch = self.core.before_sleep();
                     self.core.poll();
@@ -324,9 +327,10 @@ impl Channel {
                     let bell = self.core.bell().wait_fd();
                     let woken = socket::wait_bell(bell, watch.listens(), None, span)?;
                     self.core.after_sleep(woken);
+                    self.idle.ended();
                 }
             }
-            if idle.must_check() {
+            if self.idle.must_check() {
                 self.core.check_alive();
             }
             self.core.poll();
