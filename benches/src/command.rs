@@ -42,6 +42,7 @@ fn start(arguments: &[&str]) -> io::Result<Role> {
 #[derive(Debug)]
 pub struct Up {
     process: Role,
+    socket: String,
     directory: PathBuf,
 }
 
@@ -55,12 +56,12 @@ impl Up {
         let place = ["--address", address, "--udp-port", &port];
         let mut process = start(&[&arguments[..], &place[..], more].concat())?;
         process.line()?; // It is up.
-        Ok(Self { process, directory })
+        Ok(Self { process, socket, directory })
     }
 
     /// Where to attach.
-    pub fn socket(&self) -> String {
-        self.directory.join("machnet.sock").to_string_lossy().into_owned()
+    pub fn socket(&self) -> &str {
+        &self.socket
     }
 
     /// Its process number.

@@ -45,7 +45,7 @@ fn watch<T>(name: &str, attach: impl Fn(&str) -> machnet_client::Result<T>) -> i
     let mut shares = Vec::new();
     for start in 0..STARTS {
         let sidecar = command::Up::start("127.0.0.1", FIRST_PORT + start, &[])?;
-        let attached = attach(&sidecar.socket()).map_err(io::Error::other)?;
+        let attached = attach(sidecar.socket()).map_err(io::Error::other)?;
         std::thread::sleep(SETTLE);
         let before = cpu::time_of(sidecar.pid())?;
         let (elapsed, ()) = cpu::timed(|| std::thread::sleep(WATCHED));

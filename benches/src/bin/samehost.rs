@@ -12,7 +12,7 @@ use machnet_benches::stats::{Latencies, median, to_f64};
 use machnet_benches::{cpu, figure, floor, rig, roles};
 use machnet_client::{AttachOptions, Channel, FlowId, WaitPolicy};
 use std::io::{self, Read, Write};
-use std::net::{TcpListener, TcpStream};
+use std::net::{SocketAddr, TcpListener, TcpStream};
 
 const STARTS: u16 = 7;
 const BYTES: usize = 64;
@@ -213,7 +213,7 @@ fn usual() -> io::Result<()> {
             [&["--socket", &socket], &["--over", "tcp", "--wait", "spin"], &["--over", "tcp"]];
         for (over, found) in over.into_iter().zip(&mut found) {
             let server = Server::start(over)?;
-            let at = server.at.replace("0.0.0.0", "127.0.0.1");
+            let at = SocketAddr::from(([127, 0, 0, 1], server.at.port()));
             found.push(command::client(at, &[over, &["--seconds", "0.6", "--warm-up", "0.2"]].concat())?);
         }
     }

@@ -130,8 +130,8 @@ fn measure_start(start: usize, table: &mut Table) -> io::Result<()> {
     let port = free_udp_port()?;
     let first = Up::start(FIRST, port, &[])?;
     let second = Up::start(SECOND, port, &[])?;
-    let udp = Server::start(&["--socket", &second.socket()])?;
-    let same = Server::start(&["--socket", &first.socket()])?;
+    let udp = Server::start(&["--socket", second.socket()])?;
+    let same = Server::start(&["--socket", first.socket()])?;
     let tcp = Server::start(&["--over", "tcp", "--address", SECOND])?;
     let spin = Server::start(&["--over", "tcp", "--wait", "spin", "--address", SECOND])?;
     let stage = Stage { udp, same, tcp, spin, first, second };
