@@ -66,12 +66,12 @@ fn machnet(start: u16) -> io::Result<Machnet> {
     let (here, there) = (first.socket(), second.socket());
     let time = ["--seconds", "0.8", "--warm-up", "0.2"];
     let bulk = ["--size", "1M", "--window", "8", "--seconds", "0.8", "--warm-up", "0.2"];
-    let server = Server::start(&["--socket", &there])?;
-    let small = command::client(server.at, &[&["--socket", &here], &time[..]].concat())?;
-    let large = command::client(server.at, &[&["--socket", &here], &bulk[..]].concat())?;
+    let server = Server::start(&["--socket", there])?;
+    let small = command::client(server.at, &[&["--socket", here], &time[..]].concat())?;
+    let large = command::client(server.at, &[&["--socket", here], &bulk[..]].concat())?;
     drop(server);
-    let server = Server::start(&["--socket", &there, "--wait", "block"])?;
-    let options = ["--socket", &here, "--wait", "block"];
+    let server = Server::start(&["--socket", there, "--wait", "block"])?;
+    let options = ["--socket", here, "--wait", "block"];
     let small_blocking = command::client(server.at, &[&options[..], &time[..]].concat())?;
     drop(server);
     let server = Server::start(&["--over", "tcp", "--address", "127.0.0.2"])?;

@@ -122,7 +122,7 @@ fn relayed(port: u16) -> io::Result<Trips> {
     cpu::pin_process(sidecar.pid(), &cpu::available(), 1)?;
     let socket = sidecar.socket();
     pinned(|| {
-        let attach = || AttachOptions::new().socket(&socket).wait_policy(WaitPolicy::Spin).attach_channel();
+        let attach = || AttachOptions::new().socket(socket).wait_policy(WaitPolicy::Spin).attach_channel();
         let mut client = attach().map_err(io::Error::other)?;
         let mut server = attach().map_err(io::Error::other)?;
         let at = ([127, 0, 0, 1], 7000).into();
@@ -210,7 +210,7 @@ fn usual() -> io::Result<()> {
         let sidecar = Up::start("127.0.0.1", FIRST_PORT + 20 + start, &[])?;
         let socket = sidecar.socket();
         let over: [&[&str]; 3] =
-            [&["--socket", &socket], &["--over", "tcp", "--wait", "spin"], &["--over", "tcp"]];
+            [&["--socket", socket], &["--over", "tcp", "--wait", "spin"], &["--over", "tcp"]];
         for (over, found) in over.into_iter().zip(&mut found) {
             let server = Server::start(over)?;
             let at = SocketAddr::from(([127, 0, 0, 1], server.at.port()));
