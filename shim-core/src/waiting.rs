@@ -27,8 +27,10 @@ const OTHERS_RAN_NS: u64 = 1_500;
 const HOG_RAN_NS: u64 = 500_000;
 /// For so many waits after others were seen only yields follow.
 const WAITS_BESIDE_OTHERS: u32 = 64;
-/// For so many waits after a hog was seen they sleep at once.
-const WAITS_BESIDE_HOG: u32 = 500;
+/// For so many waits after a hog was seen for the first time they sleep at once; each further time twice as many ...
+const FIRST_WAITS_BESIDE_HOG: u32 = 16;
+/// ... up to so many. A wait without a hog counts one back.
+const MOST_WAITS_BESIDE_HOG: u32 = 512;
 
 /// What to do before the next look.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -55,6 +57,8 @@ pub struct Waiting {
     yielded_ns: u64,
     beside_others: u32,
     beside_hog: u32,
+    /// For so many waits the last hog made it sleep at once.
+    hog_waits: u32,
 }
 
 impl Waiting {
@@ -70,6 +74,7 @@ impl Waiting {
             yielded_ns: 0,
             beside_others: 0,
             beside_hog: 0,
+            hog_waits: 0,
         }
     }
 
@@ -117,7 +122,8 @@ impl Waiting {
         self.yields = self.yields.saturating_add(1);
         let took_ns = to_ns.saturating_sub(from_ns);
         if took_ns > HOG_RAN_NS {
-            self.beside_hog = WAITS_BESIDE_HOG;
+            self.hog_waits = (2 * self.hog_waits).clamp(FIRST_WAITS_BESIDE_HOG, MOST_WAITS_BESIDE_HOG);
+            self.beside_hog = self.hog_waits;
         } else if took_ns > OTHERS_RAN_NS {
             self.beside_others = WAITS_BESIDE_OTHERS;
         }
@@ -134,7 +140,11 @@ impl Waiting {
     fn begin_anew(&mut self) {
         (self.looks, self.yields, self.began_ns, self.yielded_ns) = (0, 0, 0, 0);
         self.beside_others = self.beside_others.saturating_sub(1);
-        self.beside_hog = self.beside_hog.saturating_sub(1);
+        if self.beside_hog > 0 {
+            self.beside_hog -= 1;
+        } else {
+            self.hog_waits = self.hog_waits.saturating_sub(1);
+        }
     }
 }
 
@@ -201,15 +211,26 @@ mod tests {
         assert_eq!(yields, YIELDS);
     }
 
-    #[test]
-    fn a_yield_that_takes_long_makes_it_sleep_at_once_for_a_while_and_not_for_ever() {
-        let mut waiting = auto();
-        assert_eq!(wait(&mut waiting, 3_000_000).1, 1);
-        for _ in 1..WAITS_BESIDE_HOG {
-            let (looks, yields, _) = wait(&mut waiting, 0);
-            assert_eq!((looks, yields), (0, 0));
+    /// One wait beside a hog, and those that sleep at once after it: answers how many they are.
+    fn waits_that_sleep_at_once(waiting: &mut Waiting) -> u32 {
+        assert_eq!(wait(waiting, 3_000_000).1, 1, "the first yield tells");
+        let mut count = 0;
+        while waiting.beside_hog > 0 {
+            assert_eq!((wait(waiting, 0).0, count < 1_000), (0, true));
+            count += 1;
         }
-        assert!(wait(&mut waiting, 300).0 > 0);
+        count
+    }
+
+    #[test]
+    fn beside_a_hog_it_sleeps_at_once_for_ever_longer_and_not_for_ever() {
+        let mut waiting = auto();
+        let counts: Vec<u32> = (0..8).map(|_| waits_that_sleep_at_once(&mut waiting)).collect();
+        assert_eq!(counts, [15, 31, 63, 127, 255, 511, 511, 511], "the wait that saw it is one of them");
+        for _ in 0..MOST_WAITS_BESIDE_HOG {
+            assert!(wait(&mut waiting, 300).0 > 0, "the hog is gone");
+        }
+        assert_eq!(waits_that_sleep_at_once(&mut waiting), 15, "and forgotten");
     }
 
     #[test]
