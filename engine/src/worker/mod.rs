@@ -66,6 +66,8 @@ pub struct Worker<D> {
     next_look: Instant,
     /// When an engine without flows over the network asks it for datagrams next.
     next_question: Instant,
+    /// To ask the network is a system call: a driver that can only be polled costs a look.
+    asks_by_call: bool,
     /// The last cycle passed over the network, because a tenant had published.
     passed_over: bool,
     /// Where in the list of polled tenants the next cycle begins.
@@ -95,6 +97,7 @@ impl<D: Driver> Worker<D> {
             endpoint: Endpoint::new(core, settings.seed),
             host: Host::new(driver.local_address()),
             settings,
+            asks_by_call: driver.wait_fd().is_some(),
             driver,
             commands,
             notices,
@@ -121,7 +124,7 @@ impl<D: Driver> Worker<D> {
         work += self.handle_commands(now);
         // What a tenant published goes out before a system call asks the network, which comes next at the latest.
         let taken = self.take_from_tenants(now);
-        self.passed_over = taken > 0 && !self.passed_over;
+        self.passed_over = self.asks_by_call && taken > 0 && !self.passed_over;
         work += taken;
         if !self.passed_over {
             work += self.receive(now);
