@@ -23,6 +23,8 @@ const FENCES: &[&str] = &[
     "ffi/src/message.rs",
     "ffi/src/stats.rs",
     "ffi/src/stream.rs",
+    "python/src/buffer.rs",
+    "python/src/message.rs",
     "shim-core/src/shm/models.rs",
     "shim-core/src/shm/region.rs",
     "shim-core/src/socket.rs",
@@ -30,7 +32,8 @@ const FENCES: &[&str] = &[
 ];
 
 /// The only readers of the clock: the engine's, that of the measuring commands, and the waits of the application's end.
-const CLOCKS: &[&str] = &["engine/src/clock.rs", "engine/src/cli/clock.rs", "shim-core/src/wait.rs"];
+const CLOCKS: &[&str] =
+    &["engine/src/clock.rs", "engine/src/cli/clock.rs", "python/src/wait.rs", "shim-core/src/wait.rs"];
 
 /// Where the application's end names the processor's atomics or loom: the one chooser between them, loom's models, and the
 /// page by which a forked child is known, which no model touches.

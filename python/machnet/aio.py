@@ -112,23 +112,25 @@ class _Inbox(Generic[_T]):
     async def take(self) -> _T:
         """Waits for the next."""
         self._turns += 1
-        if self._turns % _TURN == 0:
-            await asyncio.sleep(0)
-        if not self._waiting:
+        # Who lets others have their turn queues too, and so keeps its place.
+        is_others_turn = self._turns % _TURN == 0
+        if not self._waiting and not is_others_turn:
             item = self.take_now()
             if item is not None:
                 return item
         while True:
-            await self._wait()
+            await self._wait(is_others_turn)
             item = self.take_now()
             if item is not None:
                 return item
 
-    async def _wait(self) -> None:
+    async def _wait(self, looks_soon: bool) -> None:
         future: asyncio.Future[None] = self._bell.loop.create_future()
         self._waiting.append(future)
         try:
             self._bell.watch(self, self._check)
+            if looks_soon:
+                self._bell.loop.call_soon(self._check_and_forget)
             await future
         finally:
             if future in self._waiting:
@@ -171,11 +173,12 @@ class _Outbox:
     async def until(self, attempt: Callable[[], bool]) -> None:
         """Repeats a ``try_`` call until it says that it is done. Those of other tasks come after it."""
         self._turns += 1
-        if self._turns % _TURN == 0:
-            await asyncio.sleep(0)
-        if not self._lock.locked() and attempt():
+        is_others_turn = self._turns % _TURN == 0
+        if not self._lock.locked() and not is_others_turn and attempt():
             return
         async with self._lock:
+            if is_others_turn:
+                await asyncio.sleep(0)
             while not attempt():
                 future: asyncio.Future[None] = self._bell.loop.create_future()
 

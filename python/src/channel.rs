@@ -41,7 +41,11 @@ pub(crate) fn attach(
             "spin" => WaitPolicy::Spin,
             "yield" => WaitPolicy::Yield,
             "block" => WaitPolicy::Block,
-            _ => return Err(PyValueError::new_err("wait_policy is \"auto\", \"spin\", \"yield\" or \"block\"")),
+            _ => {
+                return Err(PyValueError::new_err(
+                    "wait_policy is \"auto\", \"spin\", \"yield\" or \"block\"",
+                ));
+            }
         });
     if let Some(socket) = socket {
         options = options.socket(socket);

@@ -67,11 +67,7 @@ impl Message {
     }
 
     // SAFETY: pyo3 calls it with the pointer that Python passed.
-    unsafe fn __getbuffer__(
-        slf: Bound<'_, Self>,
-        view: *mut ffi::Py_buffer,
-        flags: c_int,
-    ) -> PyResult<()> {
+    unsafe fn __getbuffer__(slf: Bound<'_, Self>, view: *mut ffi::Py_buffer, flags: c_int) -> PyResult<()> {
         let bytes: &[u8] = &slf.get().inner;
         let (start, length) = (bytes.as_ptr().cast_mut(), bytes.len());
         // SAFETY: the class is frozen and Python objects do not move, so the bytes stay until the object is freed, which the view's
@@ -143,11 +139,7 @@ impl Loan {
     }
 
     // SAFETY: pyo3 calls it with the pointer that Python passed.
-    unsafe fn __getbuffer__(
-        slf: Bound<'_, Self>,
-        view: *mut ffi::Py_buffer,
-        flags: c_int,
-    ) -> PyResult<()> {
+    unsafe fn __getbuffer__(slf: Bound<'_, Self>, view: *mut ffi::Py_buffer, flags: c_int) -> PyResult<()> {
         let mut state = slf.get().state();
         let bytes: &mut [u8] = state.loan.as_mut().ok_or_else(gone)?;
         let (start, length) = (bytes.as_mut_ptr(), bytes.len());

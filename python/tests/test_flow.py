@@ -78,9 +78,9 @@ def test_any_contiguous_buffer_can_be_sent_and_a_message_is_one(pair: Pair) -> N
     theirs.send(theirs.recv(LONG))
     answer = ours.recv(LONG)
     view = memoryview(answer)
-    assert view.readonly and view == b"again" and answer[0] == ord("a") and message[1:3] == b"ga"
-    assert str(message, "ascii") == "again" and {message: 1}[message] == 1 and message != b"other"
-    assert message != 5 and "5 bytes" in repr(message)
+    assert view.readonly and bytes(view) == b"again" and answer[0] == ord("a") and bytes(answer[1:3]) == b"ga"
+    assert str(answer, "ascii") == "again" and {answer: 1}[answer] == 1 and answer != b"other"
+    assert answer != 5 and "5 bytes" in repr(answer)
 
 
 def test_large_messages_are_lent_and_outlive_their_names(pair: Pair) -> None:
@@ -165,11 +165,12 @@ def test_a_sender_without_room_waits_for_the_reader(pair: Pair) -> None:
     ours, theirs = pair
     message = bytes(100_000)
     sent = 0
-    while ours.try_send(message):
-        sent += 1
-    assert sent > 0
+    # The sidecar moves what it has room for; full is what stays full.
     with pytest.raises(errors.TimedOut):
-        ours.send(message, 0.01)
+        while True:
+            ours.send(message, 0.2)
+            sent += 1
+    assert sent > 0 and not ours.try_send(message)
     with pytest.raises(errors.TimedOut):
         ours.send_many([message], 0.01)
     with pytest.raises(errors.TimedOut):
@@ -208,7 +209,7 @@ def test_a_canceller_ends_waits_of_other_threads(channel: machnet.Channel, pair:
         thread.join(LONG)
     assert caught == ["Cancelled"] * 3 and canceller.is_cancelled
     ours.send(b"still there")
-    assert theirs.recv(LONG, cancel=canceller) == b"still there"
+    assert theirs.recv(LONG) == b"still there"
 
 
 def test_close_ends_the_peers_iteration_behind_what_was_sent(pair: Pair) -> None:

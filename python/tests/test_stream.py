@@ -18,7 +18,7 @@ def test_bytes_pass_both_ways_with_a_half_close_between(pair: Pair) -> None:
     data = bytes(range(256)) * 4000
 
     def serve() -> None:
-        received = io.BufferedReader(theirs).read()
+        received = theirs.readall()
         theirs.sendall(received)
         theirs.end()
 
