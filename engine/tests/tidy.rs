@@ -282,7 +282,13 @@ fn files_fit_on_a_few_screens() {
 fn every_crate_obeys_the_workspace_lints_and_shares_one_version() {
     let mut found = Vec::new();
     for (path, text) in files(&["Cargo.toml"]) {
-        let in_the_workspace = !path.starts_with("engine/fuzz/");
+        // The Python package has a lock file of its own; its version is the workspace's all the same.
+        if path == "python/Cargo.toml"
+            && !text.contains(concat!("\nversion = \"", env!("CARGO_PKG_VERSION"), "\"\n"))
+        {
+            found.push(format!("{path}: its version is not that of the workspace"));
+        }
+        let in_the_workspace = !path.starts_with("engine/fuzz/") && !path.starts_with("python/");
         if path == "Cargo.toml" || !in_the_workspace {
             continue;
         }
