@@ -25,7 +25,7 @@ mkdir -p "$logs"
 # Always --workspace, never -p: cargo chooses the features of dependencies by what it is asked to build, so that one package
 # alone would be built a second time, with everything below it.
 
-steps=(setup scripts fmt clippy docs deny tests doctests c-header loom hostile sim release instructions)
+steps=(setup scripts fmt clippy docs deny tests doctests c-header loom hostile sim release python instructions)
 
 step_setup() { ci/setup.sh; }
 
@@ -99,6 +99,14 @@ step_release() {
     done
     make --no-print-directory uninstall DESTDIR="$root" || return 1
     [ -z "$(find "$root" ! -type d)" ] || { find "$root" ! -type d && echo "make uninstall left these" && return 1; }
+}
+
+# After the release build, whose sidecar the package brings.
+step_python() {
+    local reason
+    run_script ci/python.sh | tee "$logs/python.out" || return 1
+    reason="$(sed -n 's/^SKIPPED //p' "$logs/python.out" | head -1)"
+    [ -z "$reason" ] || skip "$reason"
 }
 
 # After the release build, whose programs it counts.

@@ -23,6 +23,8 @@ const FENCES: &[&str] = &[
     "ffi/src/message.rs",
     "ffi/src/stats.rs",
     "ffi/src/stream.rs",
+    "python/src/buffer.rs",
+    "python/src/message.rs",
     "shim-core/src/shm/models.rs",
     "shim-core/src/shm/region.rs",
     "shim-core/src/socket.rs",
@@ -30,7 +32,8 @@ const FENCES: &[&str] = &[
 ];
 
 /// The only readers of the clock: the engine's, that of the measuring commands, and the waits of the application's end.
-const CLOCKS: &[&str] = &["engine/src/clock.rs", "engine/src/cli/clock.rs", "shim-core/src/wait.rs"];
+const CLOCKS: &[&str] =
+    &["engine/src/clock.rs", "engine/src/cli/clock.rs", "python/src/wait.rs", "shim-core/src/wait.rs"];
 
 /// Where the application's end names the processor's atomics or loom: the one chooser between them, loom's models, and the
 /// page by which a forked child is known, which no model touches.
@@ -279,8 +282,14 @@ fn files_fit_on_a_few_screens() {
 fn every_crate_obeys_the_workspace_lints_and_shares_one_version() {
     let mut found = Vec::new();
     for (path, text) in files(&["Cargo.toml"]) {
-        let in_the_workspace =
-            !["engine/fuzz/", "benches/iceoryx2/"].iter().any(|outside| path.starts_with(outside));
+        // The Python package has a lock file of its own; its version is the workspace's all the same.
+        if path == "python/Cargo.toml"
+            && !text.contains(concat!("\nversion = \"", env!("CARGO_PKG_VERSION"), "\"\n"))
+        {
+            found.push(format!("{path}: its version is not that of the workspace"));
+        }
+        let outside = ["engine/fuzz/", "benches/iceoryx2/", "python/"];
+        let in_the_workspace = !outside.iter().any(|outside| path.starts_with(outside));
         if path == "Cargo.toml" || !in_the_workspace {
             continue;
         }

@@ -186,8 +186,8 @@ impl Stream {
         Ok(sent.map(|()| count))
     }
 
-    /// Length of the message that the next write of `len` bytes makes.
-    pub(crate) fn message_len(&self, len: usize) -> usize {
+    /// Length of the message that the next write of `len` bytes makes: what to wait for room for, after [`Self::try_write`] found none.
+    pub fn message_len(&self, len: usize) -> usize {
         1 + len.min(self.largest_chunk())
     }
 
