@@ -25,7 +25,7 @@ mkdir -p "$logs"
 # Always --workspace, never -p: cargo chooses the features of dependencies by what it is asked to build, so that one package
 # alone would be built a second time, with everything below it.
 
-steps=(setup scripts fmt clippy docs deny tests doctests c-header loom hostile sim release instructions)
+steps=(setup scripts fmt clippy docs deny tests doctests c-header loom hostile sim release go instructions)
 
 step_setup() { ci/setup.sh; }
 
@@ -99,6 +99,12 @@ step_release() {
     done
     make --no-print-directory uninstall DESTDIR="$root" || return 1
     [ -z "$(find "$root" ! -type d)" ] || { find "$root" ! -type d && echo "make uninstall left these" && return 1; }
+}
+
+# After the release build, whose library it links.
+step_go() {
+    command -v go >/dev/null 2>&1 || { skip "Go is not installed" && return; }
+    run_script ci/go.sh
 }
 
 # After the release build, whose programs it counts.

@@ -211,17 +211,19 @@ func (ch *Channel) call(at *place, e *ends, try func() result) (result, error) {
 		}
 	}
 	if r.code != 0 {
-		return result{}, ch.failed(r, e.op)
+		return result{}, ch.failed(r, e.op, e.closed)
 	}
 	return r, nil
 }
 
-// failed is the error of an answer on this channel.
-func (ch *Channel) failed(r result, op string) *Error {
+// failed is the error of an answer on this channel, on something that closes with closed.
+func (ch *Channel) failed(r result, op string, closed <-chan struct{}) *Error {
 	err := r.failed(op)
 	if r.code == ErrClosed {
 		select {
 		case <-ch.closed:
+			err.closedHere = true
+		case <-closed:
 			err.closedHere = true
 		default:
 		}

@@ -69,7 +69,7 @@ func (c *Conn) openStream(op string) error {
 	r := streamOpen(native)
 	if r.code != 0 {
 		c.mode.Store(isEnded)
-		return c.flow.ch.failed(r, op)
+		return c.flow.ch.failed(r, op, c.flow.closed)
 	}
 	c.stream = &stream{h: handle{ptr: r.handle, free: streamFree}}
 	c.mode.Store(isStream)
@@ -138,7 +138,7 @@ func (c *Conn) Read(buffer []byte) (int, error) {
 		}
 	}
 	if r.code != 0 {
-		return 0, c.flow.ch.failed(r, opRead)
+		return 0, c.flow.ch.failed(r, opRead, c.flow.closed)
 	}
 	if r.count == 0 {
 		return 0, io.EOF
@@ -202,7 +202,7 @@ func (c *Conn) inTurn(e *ends, try func() result) (result, error) {
 		}
 	}
 	if r.code != 0 {
-		return result{}, c.flow.ch.failed(r, e.op)
+		return result{}, c.flow.ch.failed(r, e.op, c.flow.closed)
 	}
 	return r, nil
 }
@@ -264,7 +264,7 @@ func (c *Conn) Reset() error {
 	}
 	defer c.stream.h.release()
 	if r := streamReset(c.stream.h.ptr); r.code != 0 {
-		return c.flow.ch.failed(r, opClose)
+		return c.flow.ch.failed(r, opClose, c.flow.closed)
 	}
 	return nil
 }
@@ -276,11 +276,11 @@ func (c *Conn) Stats(ctx context.Context) (Stats, error) {
 	if s == nil && c.mode.Load() == undecided {
 		// The handle must not be in use when a stream is made of it.
 		defer c.mu.Unlock()
-		return askStats(context.Background(), c.flow.ch, &c.flow.h, flowStats)
+		return askStats(context.Background(), c.flow.ch, &c.flow.h, c.flow.closed, flowStats)
 	}
 	c.mu.Unlock()
 	if s != nil {
-		return askStats(ctx, c.flow.ch, &s.h, streamStats)
+		return askStats(ctx, c.flow.ch, &s.h, c.flow.closed, streamStats)
 	}
 	return c.flow.Stats(ctx)
 }

@@ -115,7 +115,7 @@ func (f *Flow) answered(r result, before uint64, op string) error {
 	if r.code == ErrWouldBlock {
 		f.ch.pump.disturbed(before, 0)
 	}
-	return f.ch.failed(r, op)
+	return f.ch.failed(r, op, f.closed)
 }
 
 // Send sends one message; waits for credit and room. Errors: ErrClosed, ErrReset, ErrMessageTooLarge, ErrEmptyMessage,
@@ -134,7 +134,7 @@ func (f *Flow) send(ctx context.Context, at *deadline, message []byte) error {
 	case ErrWouldBlock:
 		return f.sendSlowly(ctx, at, before, message)
 	default:
-		return f.ch.failed(r, opSend)
+		return f.ch.failed(r, opSend, f.closed)
 	}
 }
 
@@ -154,7 +154,7 @@ func (f *Flow) waitFor(at *place, e *ends, before uint64, try func() result) (re
 		return result{}, err
 	}
 	if r.code != 0 {
-		return result{}, f.ch.failed(r, e.op)
+		return result{}, f.ch.failed(r, e.op, f.closed)
 	}
 	return r, nil
 }
@@ -226,7 +226,7 @@ func (f *Flow) recvInto(ctx context.Context, at *deadline, buffer []byte) (int, 
 	case ErrWouldBlock:
 		return f.recvIntoSlowly(ctx, at, before, buffer)
 	default:
-		return 0, f.ch.failed(r, opRecv)
+		return 0, f.ch.failed(r, opRecv, f.closed)
 	}
 }
 
@@ -261,7 +261,7 @@ func (f *Flow) RecvLoan(ctx context.Context) (*Message, error) {
 		}
 	}
 	if r.code != 0 {
-		return nil, f.ch.failed(r, opRecv)
+		return nil, f.ch.failed(r, opRecv, f.closed)
 	}
 	return &Message{native: r.handle, length: r.count}, nil
 }
@@ -331,14 +331,16 @@ func (f *Flow) Unacknowledged() int {
 // Stats asks the sidecar what it knows of the flow. Errors: ErrUnknownFlow if it is no more, ErrVersion from a sidecar that is too
 // old to know, ErrTimedOut after 5 s, ErrClosed, ErrEngineLost, and the context's.
 func (f *Flow) Stats(ctx context.Context) (Stats, error) {
-	return askStats(ctx, f.ch, &f.h, flowStats)
+	return askStats(ctx, f.ch, &f.h, f.closed, flowStats)
 }
 
-func askStats(ctx context.Context, ch *Channel, h *handle, ask func(unsafe.Pointer) (Stats, result)) (Stats, error) {
+func askStats(
+	ctx context.Context, ch *Channel, h *handle, closed <-chan struct{}, ask func(unsafe.Pointer) (Stats, result),
+) (Stats, error) {
 	answer := make(chan Stats, 1)
 	call := func() result {
 		if !h.acquire() {
-			return closedResult()
+			return result{code: ErrClosed}
 		}
 		defer h.release()
 		stats, r := ask(h.ptr)
@@ -350,12 +352,10 @@ func askStats(ctx context.Context, ch *Channel, h *handle, ask func(unsafe.Point
 		return Stats{}, err
 	}
 	if r.code != 0 {
-		return Stats{}, ch.failed(r, opStats)
+		return Stats{}, ch.failed(r, opStats, closed)
 	}
 	return <-answer, nil
 }
-
-func closedResult() result { return result{code: ErrClosed} }
 
 // Reset ends the flow at once: the peer gets ErrReset, and what its sidecar has not acknowledged may be lost. The flow is still to
 // be closed.
@@ -365,7 +365,7 @@ func (f *Flow) Reset() error {
 	}
 	defer f.h.release()
 	if r := flowReset(f.h.ptr); r.code != 0 {
-		return f.ch.failed(r, opClose)
+		return f.ch.failed(r, opClose, f.closed)
 	}
 	return nil
 }
@@ -392,7 +392,7 @@ func (f *Flow) CloseWait(ctx context.Context) error {
 	cancel := cancelNew(f.ch.h.ptr)
 	f.ch.h.release()
 	if cancel.code != 0 {
-		return f.ch.failed(cancel, opClose)
+		return f.ch.failed(cancel, opClose, f.closed)
 	}
 	defer cancelFree(cancel.handle)
 	if err := f.Close(); err != nil {
@@ -411,7 +411,7 @@ func (f *Flow) CloseWait(ctx context.Context) error {
 		return contextEnded(opClose, ctx)
 	}
 	if r.code != 0 {
-		return f.ch.failed(r, opClose)
+		return f.ch.failed(r, opClose, f.closed)
 	}
 	return nil
 }

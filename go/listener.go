@@ -59,7 +59,7 @@ func (ch *Channel) ListenBacklog(ctx context.Context, address string, backlog ui
 		return nil, err
 	}
 	if r.code != 0 {
-		return nil, ch.failed(r, opListen)
+		return nil, ch.failed(r, opListen, nil)
 	}
 	return &Listener{
 		ch: ch, h: handle{ptr: r.handle, free: listenerFree}, closed: make(chan struct{}), accepting: newPlace(),
