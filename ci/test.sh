@@ -25,7 +25,7 @@ mkdir -p "$logs"
 # Always --workspace, never -p: cargo chooses the features of dependencies by what it is asked to build, so that one package
 # alone would be built a second time, with everything below it.
 
-steps=(setup scripts fmt clippy docs deny tests doctests c-header loom hostile sim release python instructions)
+steps=(setup scripts fmt clippy docs deny tests doctests c-header loom hostile sim release python go instructions)
 
 step_setup() { ci/setup.sh; }
 
@@ -107,6 +107,12 @@ step_python() {
     run_script ci/python.sh | tee "$logs/python.out" || return 1
     reason="$(sed -n 's/^SKIPPED //p' "$logs/python.out" | head -1)"
     [ -z "$reason" ] || skip "$reason"
+}
+
+# After the release build, whose library it links.
+step_go() {
+    command -v go >/dev/null 2>&1 || { skip "Go is not installed" && return; }
+    run_script ci/go.sh
 }
 
 # After the release build, whose programs it counts.
