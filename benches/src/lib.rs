@@ -11,6 +11,7 @@ pub mod floor;
 pub mod rig;
 pub mod roles;
 pub mod stats;
+pub mod strace;
 
 /// Says one figure: the line that `ci/bench.sh` looks for.
 pub fn figure(name: &str, value: f64) {
