@@ -102,6 +102,10 @@ write_page() {
             echo '```'
             notes "$name"
         done
+        for name in benches/notes/*.md; do
+            name="$(basename "$name" .md)"
+            exists "$name" || { echo && sed 's/^#/##/' "benches/notes/$name.md"; }
+        done
         echo
         echo "## Not measured yet"
         echo

@@ -3,6 +3,7 @@
 //! The bench runs itself under valgrind in a role, and callgrind counts only inside functions of one name. What happens
 //! before (attaching, connecting, first touches of memory) is not counted.
 
+use crate::roles;
 use std::io;
 use std::path::Path;
 use std::process::{Command, Stdio};
@@ -37,20 +38,6 @@ fn run(role: &str, arguments: &[&str], pattern: &str, output: &Path) -> io::Resu
         .args(arguments)
         .stdin(Stdio::piped())
         .spawn()?;
-    let status = child.wait_with_open_input()?;
-    if status { Ok(()) } else { Err(io::Error::other(format!("the role {role} failed under valgrind"))) }
-}
-
-/// `Child::wait` closes the child's input first, by which a role would think that its parent is gone.
-trait WaitWithOpenInput {
-    fn wait_with_open_input(&mut self) -> io::Result<bool>;
-}
-
-impl WaitWithOpenInput for std::process::Child {
-    fn wait_with_open_input(&mut self) -> io::Result<bool> {
-        let input = self.stdin.take();
-        let status = self.wait()?;
-        drop(input);
-        Ok(status.success())
-    }
+    let succeeded = roles::wait_with_open_input(&mut child)?;
+    if succeeded { Ok(()) } else { Err(io::Error::other(format!("the role {role} failed under valgrind"))) }
 }

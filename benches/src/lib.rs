@@ -16,6 +16,7 @@ pub mod peers;
 pub mod rig;
 pub mod roles;
 pub mod stats;
+pub mod strace;
 pub mod usage;
 
 /// Bytes of a small message.

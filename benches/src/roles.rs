@@ -69,3 +69,12 @@ impl Drop for Role {
         let _: io::Result<std::process::ExitStatus> = self.0.wait();
     }
 }
+
+/// `Child::wait` closes the child's input first, by which a role would think that its parent is gone. Answers whether it
+/// ended well.
+pub fn wait_with_open_input(child: &mut Child) -> io::Result<bool> {
+    let input = child.stdin.take();
+    let status = child.wait()?;
+    drop(input);
+    Ok(status.success())
+}

@@ -10,7 +10,7 @@ use machnet_benches::command::{self, Found, Server, Up};
 use machnet_benches::rig::{self, Rig};
 use machnet_benches::roles::Role;
 use machnet_benches::stats::{Latencies, median, to_f64};
-use machnet_benches::{callgrind, cpu, figure, roles};
+use machnet_benches::{callgrind, cpu, figure, roles, strace};
 use machnet_client::waiting::{Step, Waiting};
 use machnet_client::{Channel, FlowId, WaitPolicy};
 use machnet_engine::driver::udp::{UdpConfig, UdpDriver};
@@ -339,9 +339,26 @@ fn print_stages() -> io::Result<()> {
     if !counts_instructions {
         println!("valgrind is not installed: no instruction was counted.");
     }
-    println!(
-        "Instructions are those of user space. A running application makes no system call for a message."
-    );
+    println!("Instructions are those of user space; calls are counted by the engines' drivers.");
+    print_system_calls()
+}
+
+/// Every system call of a round trip, applications and engines together: what more round trips cost more.
+fn print_system_calls() -> io::Result<()> {
+    let count = |rounds| strace::count("stages", &[rounds, "quiet"]);
+    let (Ok(few), Ok(many)) = (count("1000"), count("3000")) else {
+        println!(
+            "strace is not installed or may not trace: the kernel's own count of system calls is skipped."
+        );
+        return Ok(());
+    };
+    let per_round = |(name, &count): (&String, &u64)| {
+        let more = count.saturating_sub(few.get(name).copied().unwrap_or(0));
+        let calls = to_f64(more) / 2_000.0;
+        (calls >= 0.005).then(|| format!("{name} {calls:.2}"))
+    };
+    let calls: Vec<String> = many.iter().filter_map(per_round).collect();
+    println!("System calls by strace, applications and engines together: {}.", calls.join(", "));
     Ok(())
 }
 
