@@ -147,7 +147,8 @@ impl Core {
         if self.bytes_due > 0 {
             self.read_due_bytes();
         } else if found_nothing {
-            self.check_idle_bell();
+            // Who takes the news does so because the descriptor is readable.
+            self.check_idle_bell(if self.news.is_taken() { 1 } else { IDLE_CALLS_BEFORE_CHECK });
         }
     }
 
@@ -182,9 +183,9 @@ impl Core {
 
     /// Armed, not rung, and called again with nothing to find: if the descriptor is readable, that is a hang-up, or a byte
     /// of the time before event mode.
-    fn check_idle_bell(&mut self) {
+    fn check_idle_bell(&mut self, calls: u32) {
         self.idle_calls += 1;
-        if self.idle_calls < IDLE_CALLS_BEFORE_CHECK {
+        if self.idle_calls < calls {
             return;
         }
         self.idle_calls = 0;
