@@ -20,7 +20,7 @@ const LONG_COPY: usize = 32 * 1024;
 /// then `Reset`. Iterating receives until the peer closed. The end of a `with` block closes in order.
 #[pyclass(module = "machnet")]
 pub(crate) struct Flow {
-    /// None once the flow became a stream.
+    /// None once the flow became a stream, or went into channel mode.
     inner: Option<machnet_client::Flow>,
 }
 
@@ -35,7 +35,7 @@ impl Flow {
 }
 
 fn became_a_stream() -> Error {
-    Error::InvalidArgument { what: "the flow became a stream".into() }
+    Error::InvalidArgument { what: "the flow became a stream, or went into channel mode".into() }
 }
 
 /// A try to send, with the interpreter free if the copy is long and nobody can write to the bytes meanwhile.
@@ -258,6 +258,18 @@ impl Flow {
     /// Ends the flow at once; what was not acknowledged may be lost. The peer gets `Reset`.
     fn reset(&self, py: Python<'_>) -> PyResult<()> {
         self.flow(py)?.reset().or_raise(py)
+    }
+
+    /// What `Channel.take_news` calls the flow from now on. Try the flow once behind it.
+    fn set_token(&self, py: Python<'_>, token: u64) -> PyResult<()> {
+        self.flow(py)?.set_token(token).or_raise(py)
+    }
+
+    /// Puts the flow into channel mode: its messages, those that came before too, come out of `Channel.recv_any`, and `Channel.send_to`
+    /// and its like take the number that this answers. This object is of no use afterwards; no other thread may be using it.
+    fn enter_channel_mode(&mut self, py: Python<'_>) -> PyResult<u32> {
+        let flow = self.inner.take().ok_or_else(became_a_stream).or_raise(py)?;
+        flow.into_channel_mode().or_raise(py).map(machnet_client::FlowId::handle)
     }
 
     /// The calls under `machnet.Stream`. The flow is the stream's from then on; no other thread may be using it.
