@@ -38,6 +38,8 @@ type options struct {
 	linger               time.Duration
 	sizes                Sizes
 	maxFlows, flowCredit uint32
+
+	sendSlots, receiveSlots, txBuffers, rxBuffers, bufferBytes uint32
 }
 
 // Option is a choice for Attach.
@@ -67,6 +69,21 @@ func WithMaxFlows(flows uint32) Option { return func(o *options) { o.maxFlows = 
 // WithFlowCredit sets how many messages of one flow may be sent and not yet acknowledged.
 func WithFlowCredit(messages uint32) Option { return func(o *options) { o.flowCredit = messages } }
 
+// WithSendSlots sets the slots of the ring to the sidecar: a power of two. This and the like change one of WithSizes.
+func WithSendSlots(slots uint32) Option { return func(o *options) { o.sendSlots = slots } }
+
+// WithReceiveSlots sets the slots of the ring from the sidecar: a power of two.
+func WithReceiveSlots(slots uint32) Option { return func(o *options) { o.receiveSlots = slots } }
+
+// WithTxBuffers sets how many buffers there are to send from.
+func WithTxBuffers(buffers uint32) Option { return func(o *options) { o.txBuffers = buffers } }
+
+// WithRxBuffers sets how many buffers there are to receive into.
+func WithRxBuffers(buffers uint32) Option { return func(o *options) { o.rxBuffers = buffers } }
+
+// WithBufferBytes sets the bytes of one buffer: a power of two.
+func WithBufferBytes(bytes uint32) Option { return func(o *options) { o.bufferBytes = bytes } }
+
 // Channel is an attachment to a sidecar. Its methods may be called from any goroutine.
 type Channel struct {
 	h        handle
@@ -89,6 +106,12 @@ type Info struct {
 	SidecarPID int
 	// Local is the sidecar's address.
 	Local netip.Addr
+	// TxBuffers is how many buffers there are to send from.
+	TxBuffers int
+	// RxBuffers is how many buffers there are to receive into.
+	RxBuffers int
+	// BufferBytes are the bytes of one buffer.
+	BufferBytes int
 	// MaxFlows is the most flows at a time.
 	MaxFlows int
 	// FlowCredit is how many messages of one flow may be sent and not yet acknowledged.

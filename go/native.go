@@ -256,6 +256,11 @@ func attach(chosen *options) result {
 	if chosen.linger >= 0 {
 		native.linger_ms = C.uint32_t(chosen.linger.Milliseconds())
 	}
+	native.send_slots = C.uint32_t(chosen.sendSlots)
+	native.receive_slots = C.uint32_t(chosen.receiveSlots)
+	native.tx_buffers = C.uint32_t(chosen.txBuffers)
+	native.rx_buffers = C.uint32_t(chosen.rxBuffers)
+	native.buffer_bytes = C.uint32_t(chosen.bufferBytes)
 	native.max_flows = C.uint32_t(chosen.maxFlows)
 	native.flow_credit = C.uint32_t(chosen.flowCredit)
 	var socket, name *C.char
@@ -307,7 +312,8 @@ func channelInfo(channel unsafe.Pointer) (Info, result) {
 	r := took(C.mn_channel_info(channel, &native))
 	return Info{
 		Channel: uint64(native.channel), Engine: int(native.engine), SidecarPID: int(native.sidecar_pid),
-		Local: addressOf(native.local).Addr(), MaxFlows: int(native.max_flows), FlowCredit: int(native.flow_credit),
+		Local: addressOf(native.local).Addr(), TxBuffers: int(native.tx_buffers), RxBuffers: int(native.rx_buffers),
+		BufferBytes: int(native.buffer_bytes), MaxFlows: int(native.max_flows), FlowCredit: int(native.flow_credit),
 	}, r
 }
 
