@@ -54,7 +54,14 @@ step_deny() {
     else
         also_skipped "deny: advisories: the database (https://github.com/rustsec/advisory-db) cannot be reached from here"
     fi
-    "$cargo_deny" --workspace --locked check --hide-inclusion-graph "${checks[@]}"
+    "$cargo_deny" --workspace --locked check --hide-inclusion-graph "${checks[@]}" || return 1
+    # Packages with a lock file of their own.
+    local manifest
+    for manifest in python/Cargo.toml node/Cargo.toml csharp/*/Cargo.toml; do
+        [ -e "${manifest%.toml}.lock" ] || continue
+        echo "$manifest"
+        "$cargo_deny" --manifest-path "$manifest" --locked --config deny.toml check --hide-inclusion-graph "${checks[@]}" || return 1
+    done
 }
 
 # The output of tests that pass goes to the log, where a line "SKIPPED: reason" tells that one could not run here.
