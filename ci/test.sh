@@ -25,7 +25,7 @@ mkdir -p "$logs"
 # Always --workspace, never -p: cargo chooses the features of dependencies by what it is asked to build, so that one package
 # alone would be built a second time, with everything below it.
 
-steps=(setup scripts fmt clippy docs deny tests doctests c-header loom hostile sim release python go instructions)
+steps=(setup scripts fmt versions clippy docs deny tests doctests c-header loom hostile sim release python go instructions)
 
 step_setup() { ci/setup.sh; }
 
@@ -40,6 +40,8 @@ step_scripts() {
 }
 
 step_fmt() { cargo fmt --all -- --check; }
+
+step_versions() { run_script ci/versions.sh; }
 
 step_clippy() { cargo clippy --locked --workspace --all-targets --keep-going -- -D warnings; }
 
