@@ -140,8 +140,18 @@ fn main() -> io::Result<()> {
         Some((role, arguments)) if role == CLIENT => Err(become_program(&arguments, 1)),
         Some((role, arguments)) if role == SERVER => Err(become_program(&arguments, 0)),
         Some((role, _)) => Err(io::Error::other(format!("there is no role {role}"))),
+        None if std::env::args().nth(1).as_deref() == Some("--serve") => serve(),
         None => compare(&Options::of_command_line()?),
     }
+}
+
+/// Engine and server alone, to try or to profile a client by hand, until the standard input ends.
+fn serve() -> io::Result<()> {
+    let mut start = Start::new()?;
+    let host = rig::ADDRESS.split(':').next().unwrap_or_default();
+    println!("--socket {} --at {host}:{ECHO_PORT}", text(start.rig.socket())?);
+    echo::beside_engine(&mut start.rig, &mut start.server, || io::copy(&mut io::stdin(), &mut io::sink()))
+        .map(|_| ())
 }
 
 /// Becomes another program, on one processor, which the kernel ends when the bench dies. Answers why it could not.
