@@ -25,6 +25,8 @@ const FENCES: &[&str] = &[
     "ffi/src/stats.rs",
     "ffi/src/stream.rs",
     "python/src/buffer.rs",
+    "python/src/fast.rs",
+    "python/src/held.rs",
     "python/src/message.rs",
     "shim-core/src/shm/models.rs",
     "shim-core/src/shm/region.rs",
