@@ -74,6 +74,8 @@ func look(uintptr) (readable, gone bool) { return false, true }
 
 const batchMost = 256
 
+const newsToReceive, newsToSend = 1, 2
+
 func channelShutdown(unsafe.Pointer) result { return missing() }
 
 func channelFree(unsafe.Pointer) {}
@@ -153,3 +155,11 @@ func streamReset(unsafe.Pointer) result { return missing() }
 func streamFree(unsafe.Pointer) {}
 
 func streamStats(unsafe.Pointer) (Stats, result) { return Stats{}, missing() }
+
+func takeNews(unsafe.Pointer, *[newsMost]news) result { return missing() }
+
+func flowSetToken(unsafe.Pointer, uint64) {}
+
+func listenerSetToken(unsafe.Pointer, uint64) {}
+
+func pendingSetToken(unsafe.Pointer, uint64) {}
