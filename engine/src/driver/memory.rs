@@ -4,6 +4,7 @@
 //! dropped and counted by the sender, who in a real network would not know. A datagram crosses by an exchange of frames, so
 //! its cost hardly depends on its length.
 
+mod hash;
 mod ring;
 
 use std::io;
@@ -11,6 +12,7 @@ use std::net::SocketAddr;
 use std::os::fd::BorrowedFd;
 use std::sync::Arc;
 
+pub use self::hash::{MOST_QUEUES, OpaqueHash};
 pub use self::ring::DESCRIPTORS;
 use self::ring::{Frame, Receiver, Sender};
 use super::{Driver, DriverCounters};
