@@ -9,8 +9,8 @@
 use machnet_engine::proto::rng::Rng;
 use machnet_engine::proto::time::{Duration, Instant};
 use machnet_engine::proto::{
-    Body, Config, Datagram, Endpoint, Event, FlowId, Limits, Listening, MAX_MESSAGE, Payload, Reason,
-    RxHandle, TxHandle,
+    Body, Config, Datagram, Endpoint, Event, FlowId, Handling, Limits, Listening, MAX_MESSAGE, Payload,
+    Reason, RxHandle, TxHandle,
 };
 use machnet_engine::wire::header::{
     self, Confirm, ConnectionId, Emitter, Packet, Refusal, Syn, SynAck, WireLimits, WireWindow,
@@ -187,8 +187,8 @@ impl Duel {
     }
 
     fn feed(&mut self, bytes: &[u8]) {
-        let datagram = Datagram { from: self.address, bytes };
-        self.endpoint.handle_datagram(self.now, &datagram, &mut self.app);
+        let datagram = Datagram { from: self.address, to_port: 31580, landed: None, bytes };
+        let _: Handling = self.endpoint.handle_datagram(self.now, &datagram, &mut self.app);
         self.events();
     }
 

@@ -127,14 +127,14 @@ impl Driver for MemoryDriver {
     }
 
     #[inline]
-    fn receive(&mut self, each: impl FnMut(SocketAddr, &[u8])) -> io::Result<usize> {
+    fn receive(&mut self, each: impl FnMut(SocketAddr, u16, &[u8])) -> io::Result<usize> {
         let handed = self.incoming.receive(each);
         self.counters.datagrams_received += handed as u64;
         Ok(handed)
     }
 
     #[inline]
-    fn lend(&mut self, to: SocketAddr, len: usize) -> Option<&mut [u8]> {
+    fn lend(&mut self, _from_port: u16, to: SocketAddr, len: usize) -> Option<&mut [u8]> {
         assert!(len <= self.max_datagram, "a datagram of {len} bytes on a path for {}", self.max_datagram);
         if self.queued == DESCRIPTORS {
             return None;
@@ -147,6 +147,7 @@ impl Driver for MemoryDriver {
             Wiring::Switch(_) => self.address,
             Wiring::LoopBack(_) => to,
         };
+        frame.to_port = to.port();
         self.targets[self.queued] = self.last.1;
         self.lent = Some(len);
         Some(&mut frame.bytes[..len])

@@ -321,8 +321,9 @@ impl Driver for UdpDriver {
         self.max_datagram
     }
 
-    fn receive(&mut self, mut each: impl FnMut(SocketAddr, &[u8])) -> io::Result<usize> {
+    fn receive(&mut self, mut each: impl FnMut(SocketAddr, u16, &[u8])) -> io::Result<usize> {
         let (mut handed, mut calls) = (0, 0);
+        let local_port = self.lock.address().port();
         while handed < RECEIVE_BURST {
             if self.incoming.is_drained() {
                 let asks = calls == 0 || (self.more_may_wait && calls < MAX_RECEIVE_CALLS);
@@ -340,7 +341,7 @@ impl Driver for UdpDriver {
                 self.counters.dropped_error += 1;
                 continue;
             };
-            each(from, received.bytes);
+            each(from, local_port, received.bytes);
             handed += 1;
         }
         self.counters.datagrams_received += handed as u64;
@@ -348,7 +349,7 @@ impl Driver for UdpDriver {
     }
 
     #[inline]
-    fn lend(&mut self, to: SocketAddr, len: usize) -> Option<&mut [u8]> {
+    fn lend(&mut self, _from_port: u16, to: SocketAddr, len: usize) -> Option<&mut [u8]> {
         assert!(len <= self.max_datagram, "a datagram of {len} bytes on a path for {}", self.max_datagram);
         self.staging.lend(to, len)
     }

@@ -12,8 +12,8 @@ use super::seq::low;
 use super::time::{Duration, Instant};
 use super::timers::Timers;
 use super::{
-    Body, Config, Counters, Datagram, Event, FlowId, FlowStats, Limits, Payload, Reason, SendError, Transmit,
-    TxHandle,
+    Body, Config, Counters, Datagram, Event, FlowId, FlowStats, Handling, Limits, Payload, Reason, SendError,
+    Transmit, TxHandle,
 };
 use crate::wire::header::{self, ConnectionId, Data, Emitter, Packet, Refusal, Syn, VERSION, WireLimits};
 use std::collections::{BTreeMap, HashMap, VecDeque};
@@ -114,7 +114,12 @@ impl Endpoint {
     }
 
     /// One datagram from the network. Events it causes must be polled before the next one is handled.
-    pub fn handle_datagram(&mut self, now: Instant, datagram: &Datagram<'_>, payload: &mut impl Payload) {
+    pub fn handle_datagram(
+        &mut self,
+        now: Instant,
+        datagram: &Datagram<'_>,
+        payload: &mut impl Payload,
+    ) -> Handling {
         self.counters.datagrams_received += 1;
         match header::parse(datagram.bytes) {
             Ok(Packet::Data(data)) => self.on_data(now, datagram, &data, payload),
@@ -126,6 +131,7 @@ impl Endpoint {
             }
             Err(error) => self.counters.count_parse_error(error),
         }
+        Handling::Done
     }
 
     #[inline]
@@ -488,9 +494,14 @@ impl Endpoint {
         }
         while let Some(&index) = self.ready.front() {
             let made = match self.slots[index as usize].flow.as_deref_mut() {
-                Some(flow) if flow.ready => {
-                    Self::make(now, flow, &mut self.emitter, &mut self.bundle, &mut self.counters)
-                }
+                Some(flow) if flow.ready => Self::make(
+                    now,
+                    flow,
+                    &self.config,
+                    &mut self.emitter,
+                    &mut self.bundle,
+                    &mut self.counters,
+                ),
                 _ => None,
             };
             let Some(transmit) = made else {
@@ -517,6 +528,7 @@ impl Endpoint {
     fn make(
         now: Instant,
         flow: &mut Flow,
+        config: &Config,
         emitter: &mut Emitter,
         bundle: &mut Vec<(TxHandle, u16)>,
         counters: &mut Counters,
@@ -527,6 +539,7 @@ impl Endpoint {
             }
             let header_len = emitter.as_bytes().len();
             return Some(Transmit {
+                from_port: config.ports.first(),
                 to: flow.to,
                 flow: Some(flow.id),
                 header_len,
@@ -537,6 +550,7 @@ impl Endpoint {
         let made = flow.make(now, emitter, bundle, counters)?;
         let header_len = emitter.as_bytes().len();
         Some(Transmit {
+            from_port: config.ports.first(),
             to: flow.to,
             flow: Some(flow.id),
             header_len,

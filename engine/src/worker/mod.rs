@@ -17,7 +17,7 @@ use crate::driver::Driver;
 use crate::host::{Host, LeaveCause};
 use crate::mailbox::{Command, Notice, Receiver, Sender};
 use crate::proto::time::{Duration, Instant};
-use crate::proto::{Config, Datagram, Endpoint};
+use crate::proto::{Config, Datagram, Endpoint, Handling};
 use crate::sys::Epoll;
 use std::io;
 
@@ -92,6 +92,7 @@ impl<D: Driver> Worker<D> {
         let epoll = Epoll::new()?;
         rest::watch(&epoll, &driver, &commands)?;
         let mut core = settings.core.clone();
+        (core.ports, core.receive_ports) = (driver.ports(), driver.receive_ports());
         core.max_datagram = core.max_datagram.min(u32::try_from(driver.max_datagram()).unwrap_or(u32::MAX));
         Ok(Self {
             endpoint: Endpoint::new(core, settings.seed),
@@ -221,8 +222,10 @@ impl<D: Driver> Worker<D> {
             return 0;
         }
         let Self { driver, endpoint, host, .. } = self;
-        let received = driver.receive(|from, bytes| {
-            endpoint.handle_datagram(now, &Datagram { from, bytes }, host);
+        let received = driver.receive(|from, to_port, bytes| {
+            let datagram = Datagram { from, to_port, landed: None, bytes };
+            // One engine owns everything.
+            let _: Handling = endpoint.handle_datagram(now, &datagram, host);
             while let Some(event) = endpoint.poll_event() {
                 host.on_event(event);
             }

@@ -37,6 +37,8 @@ pub(super) struct Frame {
     pub(super) bytes: Box<[u8]>,
     /// How much of it the datagram fills.
     pub(super) len: u32,
+    /// The UDP port that the datagram goes to.
+    pub(super) to_port: u16,
     /// Where the datagram comes from.
     pub(super) from: SocketAddr,
 }
@@ -45,7 +47,7 @@ impl Frame {
     /// An empty frame for datagrams of up to `capacity` bytes.
     pub(super) fn new(capacity: usize) -> Self {
         let nowhere = SocketAddr::V4(SocketAddrV4::new(Ipv4Addr::UNSPECIFIED, 0));
-        Self { bytes: vec![0; capacity].into_boxed_slice(), len: 0, from: nowhere }
+        Self { bytes: vec![0; capacity].into_boxed_slice(), len: 0, to_port: 0, from: nowhere }
     }
 }
 
@@ -163,7 +165,7 @@ impl Sender {
 impl Receiver {
     /// Lends up to [`RECEIVE_BURST`] datagrams to `each`, oldest first, then frees their slots, and returns how many.
     #[inline]
-    pub(super) fn receive(&mut self, mut each: impl FnMut(SocketAddr, &[u8])) -> usize {
+    pub(super) fn receive(&mut self, mut each: impl FnMut(SocketAddr, u16, &[u8])) -> usize {
         let mut count = 0;
         while count < RECEIVE_BURST {
             let position = self.head.wrapping_add(count);
@@ -175,7 +177,7 @@ impl Receiver {
             // SAFETY: the slot is full, so no sender touches it until its sequence is stored below, and we are the only
             // receiver.
             let frame = unsafe { &*slot.frame.get() };
-            each(frame.from, &frame.bytes[..frame.len as usize]);
+            each(frame.from, frame.to_port, &frame.bytes[..frame.len as usize]);
             count += 1;
         }
         for _ in 0..count {
@@ -232,7 +234,7 @@ mod tests {
                 sent += u32::try_from(wanted).unwrap();
             }
             assert_eq!(send(&sender, &mut frames, sent, 100), 0);
-            let each = |_, bytes: &[u8]| {
+            let each = |_, _, bytes: &[u8]| {
                 assert_eq!(number(bytes), expected);
                 expected += 1;
             };
@@ -268,7 +270,7 @@ mod tests {
             .collect();
         let mut next = [0_u32; SENDERS];
         while next != [EACH; SENDERS] {
-            let received = receiver.receive(|_, bytes| {
+            let received = receiver.receive(|_, _, bytes| {
                 let id = (number(bytes) >> 24) as usize;
                 assert_eq!(number(bytes) & 0xff_ffff, next[id]);
                 next[id] += 1;

@@ -72,6 +72,7 @@ impl Endpoint {
             (Some(reason), _) => reason,
             (None, Listening::Nobody) => Reason::Refused,
             (None, Listening::Busy) => Reason::Busy,
+            (None, Listening::Elsewhere(_)) => Reason::Refused,
             (None, Listening::Open(limits)) => return self.answer_syn(now, from, syn, limits),
         };
         self.counters.syns_refused += 1;

@@ -172,6 +172,13 @@ impl Endpoint {
         }
         self.counters.datagrams_sent += 1;
         let header_len = self.emitter.as_bytes().len();
-        Transmit { to, flow: None, header_len, body: Body::Empty, body_len: 0 }
+        Transmit {
+            from_port: self.config.ports.first(),
+            to,
+            flow: None,
+            header_len,
+            body: Body::Empty,
+            body_len: 0,
+        }
     }
 }
