@@ -5,6 +5,7 @@ pub mod config;
 pub mod controller;
 pub mod counters;
 pub mod driver;
+mod frames;
 pub mod host;
 pub mod idle;
 pub mod mailbox;

@@ -5,7 +5,6 @@
 //! its cost hardly depends on its length.
 
 mod hash;
-mod ring;
 
 use std::io;
 use std::net::SocketAddr;
@@ -13,9 +12,9 @@ use std::os::fd::BorrowedFd;
 use std::sync::Arc;
 
 pub use self::hash::{MOST_QUEUES, OpaqueHash};
-pub use self::ring::DESCRIPTORS;
-use self::ring::{Frame, Receiver, Sender};
 use super::{Driver, DriverCounters};
+pub use crate::frames::DESCRIPTORS;
+use crate::frames::{self, Frame, Receiver, Sender};
 
 /// Largest UDP payload on Ethernet with its usual MTU of 1,500 bytes over IPv4.
 pub const DEFAULT_MAX_DATAGRAM: usize = 1_472;
@@ -39,7 +38,7 @@ impl MemoryNetwork {
             assert!(!addresses[..index].contains(address), "{address} is given twice");
         }
         let (senders, receivers): (Vec<_>, Vec<_>) =
-            addresses.iter().map(|_| ring::ring(max_datagram)).unzip();
+            addresses.iter().map(|_| frames::ring(max_datagram)).unzip();
         let ports = addresses.iter().copied().zip(senders).collect();
         let wiring = Arc::new(Wiring::Switch(ports));
         let drivers = addresses.iter().zip(receivers);
@@ -53,7 +52,7 @@ impl MemoryNetwork {
     /// A driver to which everything that it sends comes back, as if from the address that it was sent to. An engine that
     /// connects to itself, or to any other address, meets itself.
     pub fn loop_back(address: SocketAddr, max_datagram: usize) -> MemoryDriver {
-        let (sender, incoming) = ring::ring(max_datagram);
+        let (sender, incoming) = frames::ring(max_datagram);
         MemoryDriver::new(address, max_datagram, Arc::new(Wiring::LoopBack(sender)), incoming)
     }
 }
@@ -127,8 +126,8 @@ impl Driver for MemoryDriver {
     }
 
     #[inline]
-    fn receive(&mut self, each: impl FnMut(SocketAddr, u16, &[u8])) -> io::Result<usize> {
-        let handed = self.incoming.receive(each);
+    fn receive(&mut self, mut each: impl FnMut(SocketAddr, u16, &[u8])) -> io::Result<usize> {
+        let handed = self.incoming.receive(|frame| each(frame.from, frame.to_port, frame.datagram()));
         self.counters.datagrams_received += handed as u64;
         Ok(handed)
     }
