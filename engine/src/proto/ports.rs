@@ -40,6 +40,11 @@ impl PortRange {
         self.first <= port && port <= self.last
     }
 
+    /// Each of them, in order.
+    pub fn ports(self) -> impl Iterator<Item = u16> + use<> {
+        self.first..=self.last
+    }
+
     /// One of them, each as likely as the others.
     pub fn draw(self, rng: &mut Rng) -> u16 {
         let offset = rng.below(u64::from(self.count()));
