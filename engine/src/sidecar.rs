@@ -163,9 +163,11 @@ impl Sidecar {
             );
         }
         let (mut sidecar, workers) = Self::assemble(config, socket, drivers)?;
+        // One clock for all: they must agree on the time of a cookie.
+        let clock = Clock::start();
         for (index, (mut worker, engine)) in workers.into_iter().zip(&mut sidecar.engines).enumerate() {
             worker.runs_on(places.cpus.as_ref().map(|cpus| cpus[index]));
-            engine.thread = Some(start_engine(worker, config.idle, &places, index)?);
+            engine.thread = Some(start_engine(worker, config.idle, &places, index, clock)?);
         }
         Ok(sidecar)
     }
@@ -386,10 +388,11 @@ fn start_engine<D: Driver + 'static>(
     policy: IdlePolicy,
     places: &Places,
     index: usize,
+    clock: Clock,
 ) -> Result<JoinHandle<()>, StartError> {
     let cpu = places.cpus.as_ref().map(|cpus| cpus[index]);
     let run = move |waiting| {
-        or_abort("an engine", move || worker::run(&mut worker, waiting, &Clock::start()));
+        or_abort("an engine", move || worker::run(&mut worker, waiting, &clock));
     };
     let waiting = idle::waiting(policy, places.engines, places.processors);
     // The thread says itself whether it is where it should be, before the sidecar is said to be up.
