@@ -39,6 +39,10 @@ pub struct DriverCounters {
     pub dropped_truncated: u64,
     /// Received datagrams whose checksum was wrong, where the driver checks it.
     pub dropped_checksum: u64,
+    /// Datagrams that peers sent to a port that we only send from.
+    pub dropped_source_port: u64,
+    /// Datagrams that left from another port than was asked for, because someone else has that one.
+    pub source_port_unavailable: u64,
 }
 
 /// A network path: one RX and one TX queue, used by one engine.
@@ -49,7 +53,8 @@ pub trait Driver: Send {
     /// Largest UDP payload in bytes that our own interface takes (its MTU less the IP and UDP headers).
     fn max_datagram(&self) -> usize;
 
-    /// UDP ports that datagrams can be sent from; the first is that of [`Self::local_address`].
+    /// UDP ports that datagrams can be sent from, besides that of [`Self::local_address`]; the first serves where it does not
+    /// matter which.
     fn ports(&self) -> PortRange {
         PortRange::only(self.local_address().port())
     }

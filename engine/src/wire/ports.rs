@@ -33,6 +33,11 @@ impl PortRange {
         (self.last - self.first) as u32 + 1
     }
 
+    /// Each of them, in order.
+    pub fn ports(self) -> impl Iterator<Item = u16> + use<> {
+        self.first..=self.last
+    }
+
     /// Whether the port is one of them.
     pub const fn contains(self, port: u16) -> bool {
         self.first <= port && port <= self.last
