@@ -31,6 +31,9 @@ pub struct EngineStatus {
     pub id: u32,
     /// How it waits: auto, spin, yield or block.
     pub idle: String,
+    /// The processor that it was put on, if it was.
+    #[serde(default)]
+    pub cpu: Option<u32>,
     /// Counters of the engine, the protocol and the driver, by name.
     pub counters: BTreeMap<String, u64>,
     /// Its channels.
@@ -92,4 +95,14 @@ pub struct FlowStatus {
     pub congestion_window: u64,
     /// UDP payload bytes on their way.
     pub bytes_in_flight: u64,
+    /// The engine of the other end, where it is known: of this sidecar for a "local" flow, of the peer's for a "remote" one.
+    pub peer_engine: Option<u8>,
+    /// The UDP port that the last datagram left from, 0 before the first.
+    pub from_port: u16,
+    /// The UDP port that it went to.
+    pub to_port: u16,
+    /// Whether what is sent lands at the engine that has the flow's other end, as far as it said so.
+    pub direct: bool,
+    /// Datagrams of the flow that landed at another engine of ours, which handed them over.
+    pub taken_over: u64,
 }

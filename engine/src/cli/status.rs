@@ -124,11 +124,13 @@ fn render(status: &Status, with_flows: bool, with_counters: bool) -> String {
 fn render_engine(engine: &EngineStatus) -> String {
     let flows: usize = engine.channels.iter().map(|channel| channel.flows.len()).sum();
     let mut out = format!(
-        "\nengine {}: idle policy {}, applications {}, connections {flows}\n",
+        "\nengine {}: idle policy {}{}, applications {}, connections {flows}\n",
         engine.id,
         engine.idle,
+        engine.cpu.map_or_else(String::new, |cpu| format!(", on processor {cpu}")),
         engine.channels.len()
     );
+    out.push_str(&hand_overs(engine));
     if engine.channels.is_empty() {
         return out;
     }
@@ -156,6 +158,22 @@ fn render_engine(engine: &EngineStatus) -> String {
     out
 }
 
+/// What landed at another engine than it belongs to, if anything did.
+fn hand_overs(engine: &EngineStatus) -> String {
+    let count = |name: &str| engine.counters.get(name).copied().unwrap_or(0);
+    let (out, taken, dropped) =
+        (count("handed_over_out"), count("handed_over_in"), count("handed_over_dropped"));
+    if out + taken + dropped == 0 {
+        return String::new();
+    }
+    let mut text = format!("datagrams handed over: {out} to other engines, {taken} from them");
+    if dropped > 0 {
+        text.push_str(&format!(", {dropped} dropped because an engine was behind"));
+    }
+    text.push('\n');
+    text
+}
+
 fn connections(engine: &EngineStatus) -> Table {
     let mut table = Table::new(&[
         ("application", Align::Left),
@@ -173,7 +191,12 @@ fn connections(engine: &EngineStatus) -> Table {
                 channel.name.clone(),
                 flow.peer.to_string(),
                 flow.local.to_string(),
-                flow.kind.clone(),
+                match flow.peer_engine {
+                    Some(peer) if u32::from(peer) != engine.id || flow.kind == "remote" => {
+                        format!("{} (engine {peer})", flow.kind)
+                    }
+                    _ => flow.kind.clone(),
+                },
                 flow.state.clone(),
                 match flow.srtt_ns {
                     0 => "-".to_owned(),
@@ -187,7 +210,8 @@ fn connections(engine: &EngineStatus) -> Table {
     table
 }
 
-/// Numbers of each connection. A path that there is not, or that nothing is known of, is a dash.
+/// Numbers of each connection. A path that there is not, or that nothing is known of, is a dash. Ports with a question mark
+/// are those of which the peer has not said that they reach the right engine.
 fn statistics(engine: &EngineStatus) -> Table {
     let columns = [
         "acknowledged",
@@ -198,6 +222,8 @@ fn statistics(engine: &EngineStatus) -> Table {
         "in flight",
         "datagram",
         "repeats",
+        "UDP ports",
+        "handed over",
     ];
     let mut titles = vec![("application", Align::Left), ("peer", Align::Left)];
     titles.extend(columns.map(|title| (title, Align::Right)));
@@ -219,6 +245,12 @@ fn statistics(engine: &EngineStatus) -> Table {
                 path(flow.bytes_in_flight),
                 path(u64::from(flow.datagram_size)),
                 path(flow.retransmissions),
+                match flow.from_port {
+                    0 => "-".to_owned(),
+                    from if flow.direct => format!("{from} to {}", flow.to_port),
+                    from => format!("{from} to {}?", flow.to_port),
+                },
+                path(flow.taken_over),
             ]);
         }
     }
