@@ -183,6 +183,8 @@ counters! {
     drop_beyond_window,
     /// Dropped: a segment that contradicts earlier ones of its message.
     drop_contradiction,
+    /// Dropped: a SYN_ACK for a flow that another one connected.
+    drop_late_answer,
     /// Dropped: acknowledges packets that were never sent.
     drop_false_ack,
     /// Dropped: no room at the receiving application; the peer repeats it.

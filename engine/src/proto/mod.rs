@@ -8,7 +8,7 @@
 //! it, and what belongs to another is handed over by the caller ([`Handling`]).
 
 use core::fmt;
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 
 pub mod congestion;
 pub mod rng;
@@ -18,13 +18,17 @@ mod config;
 mod endpoint;
 mod flow;
 mod handshake;
+mod hosts;
 mod pmtu;
 mod ports;
+mod queue_map;
 mod ranges;
 mod receiver;
+mod route;
 mod rtt;
 mod sender;
 mod seq;
+mod spray;
 mod timers;
 
 #[cfg(test)]
@@ -308,6 +312,19 @@ pub enum Event {
         /// Messages that we sent and the peer did not acknowledge.
         unacknowledged: u32,
     },
+}
+
+/// What an engine learned of another host, for `machnet status`.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Learned {
+    /// The host.
+    pub host: IpAddr,
+    /// Engines of its sidecar.
+    pub engines: u8,
+    /// The pair on which the host's datagrams land at this engine.
+    pub heard: Option<Pair>,
+    /// Engines of the host with the pairs on which this engine's datagrams land there.
+    pub pairs: Vec<(u8, Pair)>,
 }
 
 /// What is known of a flow, for `machnet status` and the statistics calls of the SDKs.

@@ -319,7 +319,7 @@ fn a_forged_reset_is_counted_and_not_believed() {
     for id in 0..1000_u32 {
         let mut emitter = crate::wire::header::Emitter::default();
         let id = crate::wire::header::ConnectionId(id.wrapping_mul(0x9e37_79b9));
-        let refusal = crate::wire::header::Refusal { id, number: id.0, reason: 4 };
+        let refusal = crate::wire::header::Refusal { id, number: id.0, reason: 4, engine: None };
         emitter.reset(refusal, id.0.is_multiple_of(2));
         let from = SocketAddr::from(([10, 0, 0, 2], 31_580));
         let datagram = Datagram { from, to_port: 1, landed: None, bytes: emitter.as_bytes() };
