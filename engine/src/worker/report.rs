@@ -4,8 +4,8 @@ use super::Worker;
 use crate::driver::Driver;
 use crate::host::{Host, Seat};
 use crate::neighbours::Neighbours;
-use crate::proto::{Endpoint, FlowStats as PathStats};
-use crate::status::{ChannelStatus, EngineStatus, FlowStatus};
+use crate::proto::{Endpoint, FlowStats as PathStats, Learned, Pair};
+use crate::status::{ChannelStatus, EngineStatus, FlowStatus, LearnedStatus, PairStatus};
 use crate::tenant::{Flow, Link, Tenant};
 use machnet_client::FlowStats;
 use std::collections::BTreeMap;
@@ -23,6 +23,7 @@ impl<D: Driver> Worker<D> {
             cpu: self.cpu,
             counters: self.all_counters(),
             channels: self.host.seats().map(channel).collect(),
+            learned: self.endpoint.learned().map(learned_status).collect(),
         }
     }
 
@@ -58,6 +59,16 @@ impl<D: Driver> Worker<D> {
         let core = self.endpoint.counters().iter();
         let all = self.host.counters.iter().chain(core).chain(path).chain(neighbours);
         all.map(|(name, value)| (name.to_owned(), value)).collect()
+    }
+}
+
+fn learned_status(learned: Learned) -> LearnedStatus {
+    let pair = |(engine, pair): (u8, Pair)| PairStatus { engine, from_port: pair.from, to_port: pair.to };
+    LearnedStatus {
+        host: learned.host.to_string(),
+        engines: learned.engines,
+        heard: learned.heard.map(|pair| (pair.from, pair.to)),
+        pairs: learned.pairs.into_iter().map(pair).collect(),
     }
 }
 
