@@ -123,7 +123,7 @@ class Suite:
         return "ok"
 
     def _failed(self, title: str, reason: str, agents: list[Agent]) -> None:
-        self.failures.append(f"{title}: {reason}")
+        self.failures.append(f"{title}: {reason.splitlines()[0]}")
         print(f"FAILED {title}\n      {reason}")
         for agent in agents:
             if not self.options.verbose:
