@@ -22,6 +22,8 @@ use shared::{Interest, Shared};
 use std::net::{IpAddr, SocketAddr, ToSocketAddrs};
 use std::os::fd::BorrowedFd;
 use std::sync::Arc;
+#[cfg(feature = "tokio")]
+use std::task::{Context, Poll};
 use std::time::Duration;
 
 /// A channel that any thread may use. Clones share it; it is closed in order when the last clone, flow, listener and loan
@@ -146,6 +148,26 @@ impl Attachment {
             .shared
             .attempt(Wants::Slot, |core| would_block(core.start_connect(remote, local, timeout)))?;
         Ok(PendingConnect::new(&self.shared, request.ok_or(Error::WouldBlock)?))
+    }
+
+    /// What a task waits with.
+    #[cfg(feature = "tokio")]
+    pub(crate) fn registration(&self) -> Registration {
+        Registration::new(&self.shared)
+    }
+
+    #[cfg(feature = "tokio")]
+    pub(crate) fn poll_start_connect(
+        &self,
+        task: &mut Registration,
+        context: &mut Context<'_>,
+        remote: SocketAddr,
+        timeout: Option<Duration>,
+    ) -> Poll<Result<PendingConnect>> {
+        let request = std::task::ready!(task.poll(context, Interest::Slot, |core| {
+            would_block(core.start_connect(remote, None, timeout))
+        }))?;
+        Poll::Ready(Ok(PendingConnect::new(&self.shared, request)))
     }
 
     /// As [`Self::connect_timeout`]; the wait may also be cancelled. Its timeout is the sidecar's for this connect.
