@@ -16,10 +16,10 @@ use machnet_client::{
     AttachOptions, Attachment, DoorbellKind, Error, Geometry, Listener, Result, WaitPolicy,
 };
 
-use crate::boundary::{self, borrowed, hand_out, invalid, place, status, take_back, value};
+use crate::boundary::{self, answer, borrowed, hand_out, invalid, place, status, take_back, value};
 use crate::cancel::waiting;
 use crate::common::MachnetFlow_t;
-use crate::compat::{check_length, flow_of_arrival, known_flow};
+use crate::compat::{check_length, ends_of, flow_of_arrival, known_flow};
 use crate::message::MessageHandle;
 use crate::status::{errno_of_code, name_of, text_of};
 
@@ -325,14 +325,12 @@ pub unsafe extern "C" fn machnet_channel_info(
 /// Returns 0 and `*fd`; or MACHNET_STATUS_INVALID_ARGUMENT, ENGINE_LOST or FORKED.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn machnet_channel_event_fd(channel: *const ChannelHandle, fd: *mut i32) -> i32 {
-    status(|| {
-        // SAFETY: a handle of ours or NULL.
-        let channel = unsafe { borrowed(channel, "channel is NULL") }?;
-        // SAFETY: checked for NULL, else C's promise.
-        let mut place = unsafe { place(fd, "fd is NULL") }?;
-        place.put(channel.attachment.event_fd()?.as_raw_fd());
-        Ok(())
-    })
+    // SAFETY: as C promises.
+    unsafe {
+        answer((channel, "channel is NULL"), (fd, "fd is NULL"), |channel| {
+            Ok(channel.attachment.event_fd()?.as_raw_fd())
+        })
+    }
 }
 
 /// Waits at most `timeout_ms` milliseconds (negative: for ever) for the next message of the flows made by `machnet_connect` or
@@ -381,8 +379,8 @@ pub unsafe extern "C" fn machnet_channel_send(
         check_length(len)?;
         // SAFETY: C has `len` bytes there, or it is NULL.
         let message = unsafe { boundary::bytes_in(buf, len) }?;
-        let id = known_flow(channel, flow)?;
-        waiting(timeout_ms, |wait| channel.attachment.send_to(id, message, wait))
+        let (peer, local) = ends_of(flow);
+        waiting(timeout_ms, |wait| channel.attachment.send_between(peer, local, message, wait))
     })
 }
 

@@ -334,6 +334,28 @@ impl Attachment {
         })
     }
 
+    /// As [`Self::send_to`], on the channel-mode flow between these ends: [`Self::find_flow`] and the send in one step.
+    ///
+    /// # Errors
+    /// As for those two.
+    pub fn send_between<'a>(
+        &self,
+        peer: SocketAddr,
+        local: SocketAddr,
+        message: &[u8],
+        wait: impl Into<Wait<'a>>,
+    ) -> Result<()> {
+        let full = self.shared.with(|core| {
+            core.check_over()?;
+            let flow = core.find_by_ends(peer, local)?;
+            channel_mode(core, flow)?;
+            let sent = would_block(core.try_send(flow, message))?;
+            core.ring_after_send();
+            Ok(sent.is_none().then_some(flow))
+        })?;
+        full.map_or(Ok(()), |flow| self.send_to(flow, message, wait))
+    }
+
     /// What the sidecar knows of a channel-mode flow: round-trip time, messages, bytes, repeats. A rare call: the sidecar is
     /// asked over its socket, which takes tens of microseconds.
     ///
