@@ -176,7 +176,7 @@ func (ch *Channel) Lost() <-chan struct{} { return ch.pump.lost }
 
 // Close closes all flows in order, waits at most the linger time until what was sent is acknowledged, and detaches. Every call
 // on the channel, its flows and listeners answers an error that is net.ErrClosed from now on. The error tells why some of what
-// was sent may be lost.
+// was sent may be lost. The channel's memory and descriptors are freed when its flows and listeners are closed too.
 func (ch *Channel) Close() error {
 	ch.closing.Do(func() {
 		close(ch.closed)
