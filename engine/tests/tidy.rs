@@ -21,6 +21,7 @@ const FENCES: &[&str] = &[
     "ffi/src/compat.rs",
     "ffi/src/flow.rs",
     "ffi/src/message.rs",
+    "ffi/src/news.rs",
     "ffi/src/stats.rs",
     "ffi/src/stream.rs",
     "python/src/buffer.rs",
