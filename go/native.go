@@ -1,8 +1,11 @@
+//go:build linux && cgo && (amd64 || arm64 || machnet_pkgconfig)
+
 package machnet
+
+// The library itself comes from a module per platform: library_linux_amd64.go.
 
 /*
 #cgo !machnet_pkgconfig CFLAGS: -I${SRCDIR}/internal/lib/include
-#cgo !machnet_pkgconfig,linux,amd64 LDFLAGS: ${SRCDIR}/internal/lib/linux_amd64/libmachnet.a -lpthread -ldl -lm
 #cgo machnet_pkgconfig pkg-config: machnet
 #cgo noescape mn_try_send
 #cgo nocallback mn_try_send
@@ -201,9 +204,13 @@ import "C"
 import (
 	"net/netip"
 	"runtime"
+	"syscall"
 	"time"
 	"unsafe"
 )
+
+// supported tells whether programs of this platform can attach to a sidecar.
+const supported = true
 
 // result is what a call of the C library answers, as a value of Go.
 type result struct {
@@ -229,6 +236,15 @@ func nameOf(code Code) string { return C.GoString(C.machnet_error_name(C.int32_t
 func textOf(code Code) string { return C.GoString(C.machnet_strerror(C.int32_t(code))) }
 
 func errnoOf(code Code) int { return int(C.machnet_status_errno(C.int32_t(code))) }
+
+// duplicate is a descriptor of the same thing, which the caller closes.
+func duplicate(fd uintptr) (uintptr, error) {
+	own, _, errno := syscall.Syscall(syscall.SYS_FCNTL, fd, syscall.F_DUPFD_CLOEXEC, 0)
+	if errno != 0 {
+		return 0, errno
+	}
+	return own, nil
+}
 
 // look tells of a descriptor, without waiting, whether it is readable and whether the other end is gone.
 func look(fd uintptr) (readable, gone bool) {

@@ -82,9 +82,9 @@ type waiter struct {
 
 // newPump watches a copy of the descriptor: the library closes its own.
 func newPump(native unsafe.Pointer, fd uintptr) (*pump, error) {
-	own, _, errno := syscall.Syscall(syscall.SYS_FCNTL, fd, syscall.F_DUPFD_CLOEXEC, 0)
-	if errno != 0 {
-		return nil, errno
+	own, err := duplicate(fd)
+	if err != nil {
+		return nil, err
 	}
 	file := os.NewFile(own, "machnet doorbell")
 	raw, err := file.SyscallConn()
