@@ -3,8 +3,17 @@
 use std::path::Path;
 
 /// What is left out: the functions and structs of the original C library, which C# has no use for.
-const SOURCES: [&str; 9] =
-    ["batch.rs", "cancel.rs", "channel.rs", "common.rs", "flow.rs", "message.rs", "stats.rs", "status.rs", "stream.rs"];
+const SOURCES: [&str; 9] = [
+    "batch.rs",
+    "cancel.rs",
+    "channel.rs",
+    "common.rs",
+    "flow.rs",
+    "message.rs",
+    "stats.rs",
+    "status.rs",
+    "stream.rs",
+];
 
 /// Functions that only read a field or two of memory that nobody else writes: no lock, no system call, no copy. A runtime that can is told
 /// not to leave its cooperative mode for them.
@@ -45,7 +54,5 @@ fn write(sources: &Path, output: &Path) -> Result<(), Box<dyn std::error::Error>
 fn mark(text: &str, name: &str) -> Option<String> {
     let attribute = format!("        [DllImport(__DllName, EntryPoint = \"{name}\"");
     let (before, after) = text.split_once(&attribute)?;
-    Some(format!(
-        "{before}#if NET8_0_OR_GREATER\n        [SuppressGCTransition]\n#endif\n{attribute}{after}"
-    ))
+    Some(format!("{before}#if NET8_0_OR_GREATER\n        [SuppressGCTransition]\n#endif\n{attribute}{after}"))
 }
