@@ -217,8 +217,13 @@ namespace Machnet
             return SendOperation.Of(this, message).GoPlain(source.Out, handle, cancellationToken);
         }
 
+        /// <summary>Sends a received message on, without an allocation. It must not be disposed of until then. As
+        /// <see cref="SendAsync(ReadOnlyMemory{byte}, CancellationToken)"/>.</summary>
+        public ValueTask SendAsync(Message message, CancellationToken cancellationToken = default) =>
+            SendAsync(message.MemoryForNow, cancellationToken);
+
         /// <summary>Sends one message; waits for credit and room with the calling thread, for ever without a timeout. Throws as
-        /// <see cref="SendAsync"/>, and <see cref="MachnetTimeoutException"/>.</summary>
+        /// <see cref="SendAsync(ReadOnlyMemory{byte}, CancellationToken)"/>, and <see cref="MachnetTimeoutException"/>.</summary>
         public unsafe void Send(ReadOnlySpan<byte> message, TimeSpan? timeout = null)
         {
             CheckMessage(message.Length);
@@ -231,7 +236,7 @@ namespace Machnet
             }
         }
 
-        /// <summary>Sends one message if there is credit and room now. Throws as <see cref="SendAsync"/>.</summary>
+        /// <summary>Sends one message if there is credit and room now. Throws as <see cref="SendAsync(ReadOnlyMemory{byte}, CancellationToken)"/>.</summary>
         public bool TrySend(ReadOnlySpan<byte> message)
         {
             CheckMessage(message.Length);
@@ -307,7 +312,7 @@ namespace Machnet
                 ? loan
                 : throw MachnetException.Of(Library.TimedOut);
 
-        /// <summary>Lends room for a message if there is room and credit now. Throws as <see cref="SendAsync"/>.</summary>
+        /// <summary>Lends room for a message if there is room and credit now. Throws as <see cref="SendAsync(ReadOnlyMemory{byte}, CancellationToken)"/>.</summary>
         public bool TryLend(int length, [NotNullWhen(true)] out Loan? loan)
         {
             bool isThere = new LendOperation(this, CheckMessage(length)).Go(source.Out, handle, 0, out Loan lent);
@@ -315,7 +320,7 @@ namespace Machnet
             return isThere;
         }
 
-        /// <summary>As <see cref="Lend"/>, without a thread. Throws as <see cref="SendAsync"/>.</summary>
+        /// <summary>As <see cref="Lend"/>, without a thread. Throws as <see cref="SendAsync(ReadOnlyMemory{byte}, CancellationToken)"/>.</summary>
         public ValueTask<Loan> LendAsync(int length, CancellationToken cancellationToken = default) =>
             new LendOperation(this, CheckMessage(length)).Go(source.Out, handle, cancellationToken);
 
