@@ -25,7 +25,7 @@ mkdir -p "$logs"
 # Always --workspace, never -p: cargo chooses the features of dependencies by what it is asked to build, so that one package
 # alone would be built a second time, with everything below it.
 
-steps=(setup scripts fmt clippy docs deny tests doctests c-header loom hostile sim release python go instructions)
+steps=(setup scripts fmt clippy docs deny tests doctests c-header loom hostile sim release python go conformance instructions)
 
 step_setup() { ci/setup.sh; }
 
@@ -115,6 +115,15 @@ step_go() {
     run_script ci/go.sh
 }
 
+# After the SDKs' own steps, whose packages its agents use.
+step_conformance() {
+    local reason
+    run_script ci/conformance.sh | tee "$logs/conformance.out" || return 1
+    while read -r reason; do
+        echo "$reason" >>"$logs/also-skipped"
+    done < <(sed -n 's/^SKIPPED //p' "$logs/conformance.out")
+}
+
 # After the release build, whose programs it counts.
 step_instructions() {
     command -v valgrind >/dev/null 2>&1 || { skip "valgrind is not installed; ci/setup.sh says why" && return; }
@@ -125,7 +134,7 @@ step_instructions() {
 limit_of() {
     case "$1" in
         setup | tests | sim | release) echo 1500 ;;
-        clippy | docs | doctests | loom | hostile) echo 900 ;;
+        clippy | docs | doctests | loom | hostile | conformance) echo 900 ;;
         *) echo 300 ;;
     esac
 }
