@@ -25,9 +25,8 @@ if command -v cc >/dev/null 2>&1; then
         "$target_dir/release/libmachnet.a" -lpthread -ldl -lm
 fi
 
-# ci/go.sh has the same conditions.
-if command -v go >/dev/null 2>&1 && [ "$(uname -sm)" = "Linux x86_64" ]; then
-    ci/go.sh prepare
+# ci/go.sh says for which platforms there is a package.
+if command -v go >/dev/null 2>&1 && ! ci/go.sh prepare | grep -q '^SKIPPED'; then
     output="$(cd "$agents" && pwd)/agent-go"
     (cd go && go build -o "$output" ./internal/conformance)
 fi
