@@ -33,6 +33,7 @@ const (
 
 type options struct {
 	socket, name         string
+	engineName           string
 	engine               int
 	linger               time.Duration
 	sizes                Sizes
@@ -48,8 +49,11 @@ func WithSocket(path string) Option { return func(o *options) { o.socket = path 
 // WithName sets the name that `machnet status` shows. Default: the program's.
 func WithName(name string) Option { return func(o *options) { o.name = name } }
 
-// WithEngine names the engine that shall serve the channel. Default: any.
+// WithEngine says which engine shall serve the channel. Default: any.
 func WithEngine(number int) Option { return func(o *options) { o.engine = number } }
+
+// WithEngineName is WithEngine by the engine's name, as `machnet status` shows it: "engine0", or the number.
+func WithEngineName(name string) Option { return func(o *options) { o.engineName = name } }
 
 // WithLinger says how long Close of the channel waits until what was sent is acknowledged. Default: 1 s.
 func WithLinger(linger time.Duration) Option { return func(o *options) { o.linger = linger } }
@@ -100,6 +104,13 @@ func Attach(ctx context.Context, choices ...Option) (*Channel, error) {
 	}
 	if chosen.linger > math.MaxUint32*time.Millisecond {
 		return nil, invalid(opAttach, "the linger time is too long")
+	}
+	if chosen.engineName != "" {
+		r := engineNumber(chosen.engineName)
+		if r.code != 0 {
+			return nil, r.failed(opAttach)
+		}
+		chosen.engine = r.count
 	}
 	abandon := func(r result) {
 		if r.code == 0 {

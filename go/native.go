@@ -56,6 +56,12 @@ static mn_result mn_attach(const machnet_attach_options_t *chosen, const char *s
 	return mn_done(status, 0, channel);
 }
 
+static mn_result mn_engine_number(const char *name) {
+	int32_t engine = -1;
+	int32_t status = machnet_engine_number(name, &engine);
+	return mn_done(status, (size_t)engine, NULL);
+}
+
 static mn_result mn_channel_shutdown(void *channel) { return mn_done(machnet_channel_shutdown(channel), 0, NULL); }
 static void mn_channel_close(void *channel) { machnet_channel_close(channel); }
 
@@ -250,6 +256,12 @@ func duplicate(fd uintptr) (uintptr, error) {
 func look(fd uintptr) (readable, gone bool) {
 	seen := C.mn_look(C.int(fd))
 	return seen&1 != 0, seen&2 != 0
+}
+
+func engineNumber(name string) result {
+	text := C.CString(name)
+	defer C.free(unsafe.Pointer(text))
+	return took(C.mn_engine_number(text))
 }
 
 func attach(chosen *options) result {

@@ -225,6 +225,24 @@ pub unsafe extern "C" fn machnet_attach_options_init(
     })
 }
 
+/// The number of an engine, for `engine` of the options, that is named as `machnet status` does: "engine0", "engine 0" or "0". It does
+/// not ask whether there is one: `machnet_attach_with` answers MACHNET_STATUS_NO_ENGINE, with those that there are. Thread-safe.
+///
+/// Returns 0 and `*engine`; or MACHNET_STATUS_INVALID_ARGUMENT.
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn machnet_engine_number(name: *const c_char, engine: *mut i32) -> i32 {
+    status(|| {
+        // SAFETY: checked for NULL, else C's promise.
+        let mut place = unsafe { place(engine, "engine is NULL") }?;
+        // SAFETY: NULL or text from C.
+        let name =
+            unsafe { boundary::text(name, "name is no text") }?.ok_or_else(|| invalid("name is NULL"))?;
+        let number = i32::try_from(machnet_client::engine_number(name)?);
+        place.put(number.map_err(|_| invalid("no engine has so large a number"))?);
+        Ok(())
+    })
+}
+
 /// Attaches to a sidecar. `options` may be NULL for the defaults. Takes about a millisecond; waits at most 5 s. Thread-safe.
 ///
 /// Returns 0 and `*channel`, to be ended with `machnet_channel_close`; or MACHNET_STATUS_NO_SIDECAR, SOCKET_PERMISSION,
