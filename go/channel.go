@@ -243,8 +243,10 @@ func (ch *Channel) call(at *place, e *ends, try func() result) (result, error) {
 			r = try()
 			return r.code != ErrWouldBlock
 		}
-		if err := ch.pump.wait(at, e, again); err != nil {
-			return result{}, err
+		if !ch.pump.spin(at, again) {
+			if err := ch.pump.wait(at, e, again); err != nil {
+				return result{}, err
+			}
 		}
 	}
 	if r.code != 0 {

@@ -57,9 +57,43 @@ build_go() {
     (cd benches/sdk/go && go build -o "$programs/go" .)
 }
 
-build_node() { skip "node: it has no client yet" || true; }
+# The packages as npm would lay them, beside the client.
+build_node() {
+    [ -e node/Cargo.toml ] || skip "node: there is no node/ in this repository" || return 0
+    has node || skip "node: Node.js is not installed" || return 0
+    [ "$(node -p 'parseInt(process.versions.node)')" -ge 20 ] || skip "node: Node.js $(node --version) is older than 20" || return 0
+    [ "$(node -p 'process.platform + "-" + process.arch')" = linux-x64 ] || skip "node: not tried but on linux-x64" || return 0
+    local client="$programs/node-client" platform=linux-x64-gnu
+    mkdir -p "$target_dir/node"
+    CARGO_TARGET_DIR="$target_dir/node" cargo build --quiet --release --locked --manifest-path node/Cargo.toml
+    rm -rf "$client"
+    mkdir -p "$client/node_modules/machnet" "$client/node_modules/@machnet/$platform"
+    cp -r node/lib node/package.json "$client/node_modules/machnet"
+    cp "node/npm/$platform/package.json" "$client/node_modules/@machnet/$platform"
+    cp "$target_dir/node/release/libmachnet_node.so" "$client/node_modules/@machnet/$platform/machnet.node"
+    cp benches/sdk/node/client.mjs "$client"
+    starter node "$(command -v node)" "$client/client.mjs"
+}
 
-build_csharp() { skip "csharp: it has no client yet" || true; }
+# .NET as the caller has it, else as ci/csharp.sh has fetched it.
+build_csharp() {
+    [ -e csharp/Machnet/Machnet.csproj ] || skip "csharp: there is no csharp/ in this repository" || return 0
+    local dotnet fetched
+    fetched="$(ls -d "$tools_dir"/dotnet-sdk-*/dotnet 2>/dev/null | tail -n 1)"
+    dotnet="${fetched:-$(command -v dotnet || true)}"
+    [ -n "$dotnet" ] || skip "csharp: there is no .NET; ci/csharp.sh fetches one" || return 0
+    local work="$programs/csharp-build"
+    mkdir -p "$work/native"
+    cp "$release/libmachnet.so" "$release/machnet" "$work/native"
+    # As ci/csharp.sh runs it: a home and a package cache of its own, and OpenSSL of its age beside it.
+    local around=(env "DOTNET_ROOT=$(dirname "$dotnet")" "DOTNET_CLI_HOME=$work/home" "NUGET_PACKAGES=$work/nuget"
+        "LD_LIBRARY_PATH=$(dirname "$dotnet")/openssl" DOTNET_SYSTEM_GLOBALIZATION_INVARIANT=1 DOTNET_CLI_TELEMETRY_OPTOUT=1
+        DOTNET_SKIP_FIRST_TIME_EXPERIENCE=1 DOTNET_NOLOGO=1 DOTNET_ADD_GLOBAL_TOOLS_TO_PATH=0)
+    "${around[@]}" "$dotnet" build -nologo -v quiet -nodeReuse:false -p:UseSharedCompilation=false -c Release \
+        "-p:MachnetNativeDir=$work/native/" "-p:MachnetBuildDir=$work/build/" benches/sdk/csharp/Client.csproj >"$log" 2>&1 ||
+        { cat "$log" && skip "csharp: the client does not build (see above)"; } || return 0
+    starter csharp "${around[@]}" "$dotnet" "$work/build/bin/Client/Release/netcoreapp3.1/Client.dll"
+}
 
 [ -e "$library" ] || { echo "there is no $library: run \"make build\" first" >&2 && exit 1; }
 [ $# -gt 0 ] || set -- c python go node csharp

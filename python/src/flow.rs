@@ -35,8 +35,8 @@ impl Flow {
         self.inner.using(py).ok_or_else(became_a_stream).or_raise(py)
     }
 
-    /// The flow, for what it becomes.
-    fn take(&self, py: Python<'_>) -> PyResult<machnet_client::Flow> {
+    /// The flow, for what it becomes; an error while other threads use it.
+    fn taken(&self, py: Python<'_>) -> PyResult<machnet_client::Flow> {
         let taken =
             self.inner.take(py).map_err(|InUse| PyRuntimeError::new_err("another thread uses the flow"))?;
         taken.ok_or_else(became_a_stream).or_raise(py)
@@ -349,12 +349,12 @@ impl Flow {
     /// Puts the flow into channel mode: its messages, those that came before too, come out of `Channel.recv_any`, and `Channel.send_to`
     /// and its like take the number that this answers. This object is of no use afterwards; no other thread may be using it.
     fn enter_channel_mode(&self, py: Python<'_>) -> PyResult<u32> {
-        self.take(py)?.into_channel_mode().or_raise(py).map(machnet_client::FlowId::handle)
+        self.taken(py)?.into_channel_mode().or_raise(py).map(machnet_client::FlowId::handle)
     }
 
     /// The calls under `machnet.Stream`. The flow is the stream's from then on; no other thread may be using it.
     fn take_raw_stream(&self, py: Python<'_>) -> PyResult<RawStream> {
-        machnet_client::Stream::new(self.take(py)?).or_raise(py).map(RawStream::new)
+        machnet_client::Stream::new(self.taken(py)?).or_raise(py).map(RawStream::new)
     }
 
     fn __iter__(slf: Py<Self>) -> Py<Self> {
