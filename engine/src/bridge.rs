@@ -357,7 +357,13 @@ impl Host {
     /// Puts a message into our application's receive ring. `false`: it has no room, and will be asked again.
     fn try_deliver(&mut self, id: BridgeId, message: &Outgoing) -> bool {
         let &mut Bridge { tenant, slot, .. } = self.bridges.at(id);
-        match self.at(tenant).tenant.deliver_local(slot, message) {
+        let mut taken = self.at(tenant).tenant.deliver_local(slot, message);
+        if taken == Ok(false) && self.look(tenant).tenant.has_events() {
+            // No message overtakes an event, such as another flow's end that came just before.
+            self.publish(tenant);
+            taken = self.at(tenant).tenant.deliver_local(slot, message);
+        }
+        match taken {
             Ok(true) => {
                 self.counters.count(Counter::MessagesRelayed);
                 self.counters.count(Counter::MessagesDelivered);
