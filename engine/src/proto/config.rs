@@ -73,6 +73,13 @@ pub struct Config {
     pub cookie_secret: Option<[u64; 2]>,
 }
 
+impl Config {
+    /// Whether datagrams can leave from this port: a driver sends from the port at which it hears where it must.
+    pub(super) fn may_send_from(&self, port: u16) -> bool {
+        self.ports.contains(port) || self.receive_ports.contains(port)
+    }
+}
+
 impl Default for Config {
     fn default() -> Self {
         Self {

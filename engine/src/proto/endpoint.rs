@@ -101,7 +101,10 @@ impl Endpoint {
             "several engines share a secret, which no seed of one of them is"
         );
         let jar = CookieJar::new(config.cookie_secret.unwrap_or(own_secret));
-        let spread = u16::try_from(rng.below(16_384)).unwrap_or(0);
+        // Each engine of a sidecar has flow ports of its own.
+        let engines = u64::from(config.engines);
+        let drawn = rng.below(16_384 / engines) * engines + u64::from(config.engine);
+        let next_flow_port = FIRST_FLOW_PORT + u16::try_from(drawn).unwrap_or(0);
         Self {
             jar,
             rng,
@@ -123,7 +126,7 @@ impl Endpoint {
             events: VecDeque::new(),
             emitter: Emitter::default(),
             bundle: Vec::with_capacity(256),
-            next_flow_port: FIRST_FLOW_PORT + spread,
+            next_flow_port,
             counters: Counters::default(),
             config,
         }

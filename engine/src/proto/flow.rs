@@ -61,7 +61,7 @@ impl Connecting {
 
     /// An answer to one SYN of a batch: `true` when pairs are proven for both directions.
     pub(super) fn on_answer(&mut self, answer: &SynAck, landed_on: Option<Pair>, config: &Config) -> bool {
-        let usable = |pair: &Pair| config.ports.contains(pair.from) && answer.hears_at.contains(pair.to);
+        let usable = |pair: &Pair| config.may_send_from(pair.from) && answer.hears_at.contains(pair.to);
         self.server_engines = Some(answer.engines);
         self.forward = answer.send_on.filter(usable).or(self.forward);
         self.backward = landed_on.or(self.backward);

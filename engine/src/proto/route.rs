@@ -161,7 +161,7 @@ impl Route {
             return false;
         }
         match path {
-            Path::Use(pair) if !config.ports.contains(pair.from) || !self.peer_ports.contains(pair.to) => {
+            Path::Use(pair) if !config.may_send_from(pair.from) || !self.peer_ports.contains(pair.to) => {
                 false
             }
             Path::Use(pair) => {

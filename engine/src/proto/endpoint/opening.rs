@@ -185,7 +185,8 @@ impl Endpoint {
 
     pub(super) fn take_flow_port(&mut self) -> u16 {
         let port = self.next_flow_port;
-        self.next_flow_port = port.checked_add(1).unwrap_or(FIRST_FLOW_PORT);
+        let (engine, engines) = (u16::from(self.config.engine), u16::from(self.config.engines));
+        self.next_flow_port = port.checked_add(engines).unwrap_or(FIRST_FLOW_PORT + engine);
         port
     }
 }

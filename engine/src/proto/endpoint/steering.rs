@@ -74,21 +74,22 @@ impl Endpoint {
 
     /// The way of an answer to a SYN: the pair that the client named, one that is known to reach its engine, or any.
     pub(super) fn way_to_client(&mut self, now: Instant, from: SocketAddr, syn: &Syn) -> Way {
-        let own = self.config.ports;
+        let config = &self.config;
         let hears_at = handshake::hears_at(syn, from);
-        let named = syn.answer_on.filter(|pair| own.contains(pair.from) && hears_at.contains(pair.to));
+        let named =
+            syn.answer_on.filter(|pair| config.may_send_from(pair.from) && hears_at.contains(pair.to));
         let pair = if let Some(pair) = named {
             pair
         } else if syn.engines <= 1 {
-            Pair { from: own.first(), to: heard_port(from, hears_at) }
+            Pair { from: config.ports.first(), to: heard_port(from, hears_at) }
         } else {
             let engine = engine_of(syn.client, syn.engines);
             // The paper's answers travel on pairs of their own, so that each is a new chance.
-            let known = match self.config.spread {
+            let known = match config.spread {
                 Spread::Learned => self.hosts.look(now, from.ip()).and_then(|host| host.pair(engine)),
                 Spread::Paper => None,
             };
-            known.unwrap_or_else(|| draw(own, hears_at, &mut self.rng))
+            known.unwrap_or_else(|| draw(config.ports, hears_at, &mut self.rng))
         };
         Way { from_port: pair.from, to: SocketAddr::new(from.ip(), pair.to) }
     }
