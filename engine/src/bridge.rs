@@ -539,3 +539,26 @@ impl Host {
         self.bridges.remove(id);
     }
 }
+
+#[cfg(test)]
+pub(crate) mod tests {
+    use super::*;
+
+    /// A name that no bridge has.
+    pub(crate) fn id(number: usize) -> BridgeId {
+        BridgeId { index: u32::try_from(number).unwrap_or(0), generation: u32::MAX }
+    }
+
+    #[test]
+    fn the_name_of_an_end_that_is_gone_names_nothing_when_its_place_is_used_again() {
+        let mut bridges = Bridges::default();
+        let first = bridges.insert(1, 2, None);
+        assert_eq!(bridges.engine_of(first), Some(2));
+        bridges.remove(first);
+        let second = bridges.insert(3, 4, None);
+        assert_eq!(first.index, second.index);
+        assert!(bridges.find(first).is_none());
+        bridges.remove(first);
+        assert_eq!(bridges.engine_of(second), Some(4));
+    }
+}
