@@ -107,7 +107,7 @@ conformance_of_queues!(fault_over_memory_with_queues, |hosts, queues| {
 fn udp_hosts(config: UdpConfig) -> impl FnMut(usize, usize) -> Vec<Vec<UdpDriver>> {
     move |hosts, queues| {
         let [high, low] = u16::try_from(std::process::id() % 65_000).unwrap().to_be_bytes();
-        let mut host = || {
+        let host = || {
             static NEXT: AtomicU8 = AtomicU8::new(1);
             let address = [127, high, low, NEXT.fetch_add(1, Ordering::Relaxed)];
             UdpGroup::open(SocketAddr::from((address, 18_000)), queues, &config).unwrap()
@@ -544,13 +544,13 @@ mod queue_checks {
     pub(super) fn both_ports_are_what_the_sender_chose<D: Driver>(open: Open<'_, D>) {
         let (mut left, mut right) = two(open(2, QUEUES));
         let ip = right[0].local_address().ip();
-        for index in 0..QUEUES {
-            let from = left[index].ports().last();
+        for driver in &mut left {
+            let from = driver.ports().last();
             let to = right[0].receive_ports().last();
-            send(&mut left[index], from, SocketAddr::new(ip, to), b"x");
-            flush(&mut left[index]);
+            send(driver, from, SocketAddr::new(ip, to), b"x");
+            flush(driver);
             let (_, sender, port, _) = arrivals(&mut right, 1).remove(0);
-            assert_eq!(sender, SocketAddr::new(left[index].local_address().ip(), from));
+            assert_eq!(sender, SocketAddr::new(driver.local_address().ip(), from));
             assert_eq!(port, to);
         }
     }
