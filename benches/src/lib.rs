@@ -9,6 +9,7 @@ pub mod bare;
 pub mod callgrind;
 pub mod command;
 pub mod cpu;
+pub mod fabric;
 pub mod floor;
 pub mod hand_over;
 pub mod own_peer;

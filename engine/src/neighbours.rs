@@ -56,17 +56,33 @@ impl Bell {
     }
 }
 
-/// What one engine handed to others.
+/// What one engine handed to others and took from them.
 #[derive(Clone, Copy, Default, PartialEq, Eq, Debug)]
 pub struct HandOver {
     /// Datagrams given to the engine that they belong to.
     pub out: u64,
+    /// Datagrams that others handed to this one.
+    pub taken: u64,
     /// Datagrams dropped because the other engine's inbox was full.
     pub dropped: u64,
     /// Times that a parcel had to wait because the other engine's queue was full.
     pub parcels_waited: u64,
     /// Times that a sleeping neighbour was woken.
     pub wakes: u64,
+}
+
+impl HandOver {
+    /// Every counter with its name.
+    pub fn iter(&self) -> impl Iterator<Item = (&'static str, u64)> + use<> {
+        [
+            ("handed_over_out", self.out),
+            ("handed_over_in", self.taken),
+            ("handed_over_dropped", self.dropped),
+            ("parcels_waited", self.parcels_waited),
+            ("neighbours_woken", self.wakes),
+        ]
+        .into_iter()
+    }
 }
 
 /// Where datagrams of an engine lie that landed elsewhere.
@@ -155,8 +171,8 @@ impl Neighbours {
         self.bells.len()
     }
 
-    /// What was handed over so far.
-    pub fn counters(&self) -> HandOver {
+    /// What was handed over so far, but for what was taken, which the inbox counts.
+    pub(crate) fn counters(&self) -> HandOver {
         self.counters
     }
 
