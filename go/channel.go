@@ -122,12 +122,13 @@ func newChannel(native unsafe.Pointer) (*Channel, error) {
 		channelFree(native)
 		return nil, fd.failed(opAttach)
 	}
-	pump, err := newPump(uintptr(fd.count))
+	pump, err := newPump(native, uintptr(fd.count))
 	if err != nil {
 		channelFree(native)
 		return nil, &Error{Op: opAttach, Code: ErrIO, Text: err.Error(), cause: err}
 	}
 	ch := &Channel{h: handle{ptr: native, free: channelFree}, pump: pump, closed: make(chan struct{}), slot: newPlace()}
+	pump.registerChannel(&post{sending: &ch.slot})
 	ch.info, _ = channelInfo(native)
 	return ch, nil
 }
@@ -190,6 +191,9 @@ func (ch *Channel) Connect(ctx context.Context, address string) (*Flow, error) {
 	}
 	defer pendingFree(pending.handle)
 	outcome := newPlace()
+	token := ch.pump.register(&post{receiving: &outcome})
+	defer ch.pump.forget(token)
+	pendingSetToken(pending.handle, token)
 	flow, err := ch.call(&outcome, e, func() result { return tryFinish(pending.handle) })
 	if err != nil {
 		return nil, err
@@ -199,14 +203,13 @@ func (ch *Channel) Connect(ctx context.Context, address string) (*Flow, error) {
 
 // call makes a call that does not wait, and waits for its answer. What it is called on is acquired.
 func (ch *Channel) call(at *place, e *ends, try func() result) (result, error) {
-	before := ch.pump.phase.Load()
 	r := try()
 	if r.code == ErrWouldBlock {
 		again := func() bool {
 			r = try()
 			return r.code != ErrWouldBlock
 		}
-		if err := ch.pump.wait(at, e, before, again); err != nil {
+		if err := ch.pump.wait(at, e, again); err != nil {
 			return result{}, err
 		}
 	}

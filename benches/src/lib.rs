@@ -9,6 +9,7 @@ pub mod bare;
 pub mod callgrind;
 pub mod command;
 pub mod cpu;
+pub mod echo;
 pub mod fabric;
 pub mod floor;
 pub mod hand_over;

@@ -23,11 +23,11 @@ const FOREVER: Duration = Duration::from_secs(100 * 365 * 24 * 3600);
 
 /// Waits for flows on an address.
 #[derive(Debug)]
-pub struct ListenerHandle(Listener);
+pub struct ListenerHandle(pub(crate) Listener);
 
 /// A connect under way.
 #[derive(Debug)]
-pub struct PendingHandle(PendingConnect);
+pub struct PendingHandle(pub(crate) PendingConnect);
 
 /// One connection.
 #[derive(Debug)]

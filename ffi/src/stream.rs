@@ -17,7 +17,7 @@ use crate::stats::{self, MachnetFlowStats};
 
 /// A byte stream, both ways.
 #[derive(Debug)]
-pub struct StreamHandle(Stream);
+pub struct StreamHandle(pub(crate) Stream);
 
 /// Makes a byte stream of a flow of which nothing was received yet. The peer has to do the same: both ends agree on it, as they agree
 /// on a port. Consumes the flow's handle, whatever it returns. Thread-safe.

@@ -17,7 +17,7 @@ mod wait;
 pub mod waiting;
 
 pub use attachment::{Arrival, Attachment, Canceller, Flow, Listener, PendingConnect, Wait};
-pub use channel::{Channel, ChannelInfo, ConnectId, FlowId, ListenerId};
+pub use channel::{Channel, ChannelInfo, ConnectId, FlowId, ListenerId, News};
 pub use control::DoorbellKind;
 pub use error::{Error, ResetReason, Result};
 pub use message::{Message, TxLoan};

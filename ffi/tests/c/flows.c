@@ -343,6 +343,50 @@ static void check_fork(machnet_channel_t *channel, machnet_flow_handle_t *flow) 
   CHECK(len == 10 && memcmp(answer, "still here", 10) == 0);
 }
 
+/* An event loop over many flows that tries only those that have news. */
+static void check_news(machnet_channel_t *channel, const char *remote, uint16_t port) {
+  machnet_flow_handle_t *flows[8];
+  machnet_pending_t *pending = NULL;
+  machnet_news_t news[3];
+  struct pollfd event;
+  size_t len = 0, i, count = 0, received = 0, told = 0, connected = 0;
+  OK(machnet_channel_event_fd(channel, &event.fd));
+  event.events = POLLIN;
+  CHECK(machnet_channel_take_news(channel, NULL, 1, &count) == MACHNET_STATUS_INVALID_ARGUMENT);
+  CHECK(machnet_channel_take_news(channel, news, 0, &count) == MACHNET_STATUS_INVALID_ARGUMENT);
+  for (i = 0; i < 8; i++) {
+    OK(machnet_flow_connect(channel, NULL, remote, port, PATIENCE_MS, &flows[i]));
+    OK(machnet_flow_set_token(flows[i], 100 + i));
+    CHECK(machnet_flow_try_recv(flows[i], answer, 10, &len) == MACHNET_STATUS_WOULD_BLOCK);
+  }
+  for (i = 0; i < 8; i++) OK(machnet_flow_send(flows[i], "ping", 4, PATIENCE_MS));
+  OK(machnet_flow_start_connect(channel, NULL, remote, port, -1, &pending));
+  OK(machnet_pending_set_token(pending, 7));
+  while (received < 8 || !connected) {
+    OK(machnet_channel_take_news(channel, news, 3, &count));
+    for (i = 0; i < count; i++) {
+      if (news[i].token == 7) {
+        machnet_flow_handle_t *flow = NULL;
+        CHECK(news[i].events == MACHNET_NEWS_CONNECT);
+        OK(machnet_pending_try_finish(pending, &flow));
+        OK(machnet_flow_close(flow));
+        connected = 1;
+      } else if (news[i].token >= 100) {
+        CHECK(news[i].token < 108 && (news[i].events & MACHNET_NEWS_RECEIVE) != 0);
+        told++;
+        while (machnet_flow_try_recv(flows[news[i].token - 100], answer, 10, &len) == MACHNET_STATUS_OK) {
+          CHECK(len == 4 && memcmp(answer, "ping", 4) == 0);
+          received++;
+        }
+      }
+    }
+    if (count < 3 && (received < 8 || !connected)) CHECK(poll(&event, 1, PATIENCE_MS) == 1);
+  }
+  CHECK(told == 8);
+  machnet_pending_drop(pending);
+  for (i = 0; i < 8; i++) OK(machnet_flow_close(flows[i]));
+}
+
 static machnet_channel_t *attach(void) {
   machnet_attach_options_t options;
   machnet_channel_t *channel = NULL;
@@ -380,6 +424,7 @@ static void checks(const char *remote, uint16_t port) {
   check_pending(channel, remote, port);
   check_listener(channel, text);
   check_stream(channel, text);
+  check_news(channel, remote, port);
   OK(machnet_channel_shutdown(channel));
   CHECK(machnet_flow_connect(channel, NULL, remote, port, PATIENCE_MS, &flow) == MACHNET_STATUS_CLOSED);
   OK(machnet_channel_close(channel));

@@ -261,6 +261,15 @@ impl Flow {
         TxLoan::new(Lent { shared: Arc::clone(&self.shared), id: self.id }, room)
     }
 
+    /// What [`Attachment::take_news`] calls the flow from now on; 0 until it is set. Try the flow once behind it: what came before
+    /// may have been told without it.
+    ///
+    /// # Errors
+    /// [`Error::UnknownFlow`], [`Error::Forked`].
+    pub fn set_token(&self, token: u64) -> Result<()> {
+        self.shared.with(|core| core.set_flow_token(self.id, token))
+    }
+
     /// Waits until a receive would be answered, with a message or an error. Another thread may take it first.
     ///
     /// # Errors

@@ -65,6 +65,14 @@ impl Listener {
         id.map(|id| Flow::new(&self.shared, id)).transpose()
     }
 
+    /// As [`Flow::set_token`].
+    ///
+    /// # Errors
+    /// [`crate::Error::Closed`] once the listener was shut down, [`crate::Error::Forked`].
+    pub fn set_token(&self, token: u64) -> Result<()> {
+        self.shared.with(|core| core.set_listener_token(self.number, token))
+    }
+
     #[cfg(feature = "tokio")]
     pub(crate) fn registration(&self) -> super::Registration {
         super::Registration::new(&self.shared)
@@ -140,6 +148,14 @@ impl PendingConnect {
             .shared
             .attempt(Wants::Connect(self.request), |core| core.try_finish_connect(self.request))?;
         id.map(|id| Flow::new(&self.shared, id)).transpose()
+    }
+
+    /// As [`Flow::set_token`].
+    ///
+    /// # Errors
+    /// [`crate::Error::UnknownFlow`] after the outcome was told, [`crate::Error::Forked`].
+    pub fn set_token(&self, token: u64) -> Result<()> {
+        self.shared.with(|core| core.set_connect_token(self.request, token))
     }
 
     #[cfg(feature = "tokio")]

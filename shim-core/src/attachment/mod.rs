@@ -14,7 +14,7 @@ pub use listener::{Listener, PendingConnect};
 #[cfg(feature = "tokio")]
 pub(crate) use wakers::{Registration, TaskDriver};
 
-use crate::channel::{Channel, ChannelInfo, Core, Ends, FlowId, Source, Wants};
+use crate::channel::{Channel, ChannelInfo, Core, Ends, FlowId, News, Source, Wants};
 use crate::error::{Error, Result, would_block};
 use crate::message::Message;
 use crate::stats::FlowStats;
@@ -176,14 +176,36 @@ impl Attachment {
     /// it: the calls do.
     ///
     /// # Errors
-    /// [`Error::EngineLost`], [`Error::SidecarBroken`], [`Error::Forked`].
+    /// [`Error::InvalidArgument`] if a task of a runtime serves the channel ([`crate::aio`]), [`Error::EngineLost`],
+    /// [`Error::SidecarBroken`], [`Error::Forked`].
     pub fn event_fd(&self) -> Result<BorrowedFd<'_>> {
-        self.shared.with(|core| {
-            core.check_over()?;
-            core.enter_event_mode();
+        self.shared.with_state(|state| {
+            state.refuse_beside_task()?;
+            state.core.check_over()?;
+            state.core.enter_event_mode();
             Ok(())
         })?;
         Ok(self.shared.bell.wait_fd())
+    }
+
+    /// For an event loop over many flows: appends what came since the last call, at most `most`, to `out`, and says how many, so
+    /// that the loop tries only those. Each of them is named by its token ([`Flow::set_token`] and its like) and is told once, as
+    /// often as something comes: try it until it answers `WouldBlock`, or remember it. Who begins to wait registers first and tries
+    /// then; who never tried is told of messages, flows and ends all the same.
+    ///
+    /// From the first call on, only this call empties [`Self::event_fd`]: when it has answered fewer than `most`, either the
+    /// descriptor is readable or nothing has come since. What the program does itself (it drops a loan, and a send that found
+    /// no room would find it now) rings no bell, and is told at the next call.
+    ///
+    /// # Errors
+    /// When the channel serves no more, everybody who waits has to be told, so that no single one is:
+    /// [`Error::EngineLost`], [`Error::SidecarBroken`], [`Error::Closed`]. Else [`Error::InvalidArgument`] as for
+    /// [`Self::event_fd`], and [`Error::Forked`].
+    pub fn take_news(&self, out: &mut Vec<News>, most: usize) -> Result<usize> {
+        self.shared.with_state(|state| {
+            state.refuse_beside_task()?;
+            state.core.take_news(out, most)
+        })
     }
 
     /// The next message of any channel-mode flow, in order of arrival.
