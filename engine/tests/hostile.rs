@@ -117,7 +117,7 @@ fn status(path: &Path) -> Status {
 fn fault_counters(path: &Path) -> BTreeMap<PeerFaultName, u64> {
     let engines = status(path).engines;
     assert!(!engines.is_empty(), "the engines answer");
-    let of = |engine: &EngineStatus, label| *engine.counters.get(label).expect("the counter is shown");
+    let of = |engine: &EngineStatus, label: &str| *engine.counters.get(label).expect("the counter is shown");
     let value = |label: &str| engines.iter().map(|engine| of(engine, label)).sum();
     PeerFault::ALL.into_iter().map(|fault| (fault.label(), value(fault.label()))).collect()
 }
