@@ -27,7 +27,7 @@ platform="$(uname -m)"
 roots="$tools_dir/clean-root"
 dist="$(realpath -m "$target_dir/dist")"
 here="$PWD/ci/clean-root"
-suite=bookworm
+suite="${CLEAN_SUITE:-bookworm}"
 
 languages=()
 for argument in "$@"; do
