@@ -4,12 +4,15 @@
 //! setting: the file's keys, the names in the environment, the flags and `machnet config show` all follow from it.
 
 mod keys;
+mod ports;
 mod sources;
 
 pub use keys::{KEYS, Key};
+pub use ports::{MAX_ENGINES, PORTS_PER_ENGINE, pairs_needed, share, source_ports};
 pub use sources::{ConfigError, Effective, Origin, Sources, default_files};
 
 use std::net::{IpAddr, Ipv4Addr};
+use std::ops::RangeInclusive;
 use std::path::PathBuf;
 
 /// The UDP port of sidecars where none is chosen. One fixed port, so that a firewall needs one rule; above 1023, so that no
@@ -46,6 +49,18 @@ impl IdlePolicy {
             Self::Block => "block",
         }
     }
+}
+
+/// Which processors the engines run on.
+#[derive(Clone, PartialEq, Eq, Debug, Default)]
+pub enum Cpus {
+    /// Wherever the system puts them.
+    #[default]
+    Any,
+    /// Each on one of its own, the first of those that the process may run on.
+    Auto,
+    /// Engine 0 on the first of these, and so on.
+    These(Vec<u32>),
 }
 
 /// How packets reach the network.
@@ -129,10 +144,14 @@ pub struct Config {
     pub address: IpAddr,
     /// The UDP port, the same on all hosts that talk to each other.
     pub udp_port: u16,
+    /// The UDP ports to send from, of which `udp_port` is the first; none: as many as the engines need.
+    pub udp_ports: Option<RangeInclusive<u16>>,
     /// How packets reach the network.
     pub driver: DriverKind,
     /// Engine threads.
     pub engines: u32,
+    /// Which processors they run on.
+    pub cpus: Cpus,
     /// What engines do when idle.
     pub idle: IdlePolicy,
     /// A connect without an answer fails after this many milliseconds.
@@ -166,8 +185,10 @@ impl Default for Config {
             socket_group: None,
             address: IpAddr::V4(Ipv4Addr::LOCALHOST),
             udp_port: DEFAULT_UDP_PORT,
+            udp_ports: None,
             driver: DriverKind::Udp,
             engines: 1,
+            cpus: Cpus::Any,
             idle: IdlePolicy::Auto,
             connect_timeout_ms: 3_000,
             keepalive_ms: 10_000,

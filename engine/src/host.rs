@@ -1,10 +1,15 @@
 //! All tenants of one engine: who sits where, which flow is whose, who listens. The protocol core reaches applications
 //! through it ([`Payload`]), and it keeps tenants apart: what one does wrong is noted against that one only.
 
+mod listeners;
+
+use crate::bridge::Bridges;
 use crate::counters::{Counter, Counters};
+use crate::neighbours::Neighbours;
 use crate::proto::time::Instant;
 use crate::proto::{Event, FlowId, Limits, Listening, Payload, Reason, RxHandle, TxHandle};
 use crate::tenant::{FlowSlot, Link, Tenant};
+use crate::wire::header::WINDOW_UNIT;
 use machnet_client::shm::Geometry;
 use machnet_client::shm::layout::{FlowInfo, receive_kind};
 use machnet_client::shm::ring::{PeerFault, SlotHead};
@@ -99,8 +104,14 @@ pub struct Host {
     /// Who listens where. Several channels may share a port one day (pre-fork servers); the controller allows one now.
     listeners: HashMap<u16, Vec<Listener>>,
     listener_ports: HashMap<u32, u16>,
+    /// Who listens on another engine of this sidecar: port to engine and listener.
+    directory: HashMap<u16, (u8, u32)>,
     channels: HashMap<u64, u32>,
     next_ephemeral: u16,
+    /// The other engines, if there are any.
+    pub(crate) neighbours: Option<Neighbours>,
+    /// Flows to their applications.
+    pub(crate) bridges: Bridges,
     /// Counters of this engine.
     pub counters: Counters,
     /// Tenants to publish for.
@@ -120,7 +131,9 @@ pub struct Host {
 /// What a tenant's channel can take, as peers are told.
 pub fn limits(geometry: &Geometry) -> Limits {
     let half_pool = u64::from(geometry.rx_buffers) * u64::from(geometry.buffer_bytes) / 2;
-    let window_bytes = u32::try_from(half_pool).unwrap_or(u32::MAX);
+    // What is told of it is rounded down to whole units. With one more, whoever holds one of the largest messages of the default
+    // sizes, as a loop does whose variable keeps the last one, still receives the next.
+    let window_bytes = u32::try_from(half_pool + WINDOW_UNIT).unwrap_or(u32::MAX);
     Limits {
         max_message: geometry.max_receive(),
         window_messages: geometry.receive_slots / 2,
@@ -141,8 +154,11 @@ impl Host {
             routes: Vec::new(),
             listeners: HashMap::new(),
             listener_ports: HashMap::new(),
+            directory: HashMap::new(),
             channels: HashMap::new(),
             next_ephemeral: FIRST_EPHEMERAL_PORT,
+            neighbours: None,
+            bridges: Bridges::default(),
             counters: Counters::default(),
             touched: Vec::new(),
             polled: Vec::new(),
@@ -151,6 +167,17 @@ impl Host {
             scratch: Vec::new(),
             now: Instant::ZERO,
         }
+    }
+
+    /// One of several engines: `neighbours` are its ends of the queues between them.
+    pub(crate) fn join(&mut self, neighbours: Neighbours) {
+        self.next_ephemeral = FIRST_EPHEMERAL_PORT + u16::from(neighbours.engine());
+        self.neighbours = Some(neighbours);
+    }
+
+    /// Which of the sidecar's engines this is.
+    pub fn engine(&self) -> u32 {
+        self.neighbours.as_ref().map_or(0, |neighbours| u32::from(neighbours.engine()))
     }
 
     /// The sidecar's IP address.
@@ -321,10 +348,13 @@ impl Host {
         }
     }
 
-    /// A number for our end of a new connection.
+    /// A number for our end of a new connection, which no other engine gives: each takes every so manyth.
     pub(crate) fn ephemeral_address(&mut self) -> SocketAddr {
         let port = self.next_ephemeral;
-        self.next_ephemeral = port.checked_add(1).unwrap_or(FIRST_EPHEMERAL_PORT);
+        let (engine, engines) = self.neighbours.as_ref().map_or((0, 1), |n| (n.engine(), n.engines()));
+        let step = u16::try_from(engines).unwrap_or(1);
+        let first = FIRST_EPHEMERAL_PORT + u16::from(engine);
+        self.next_ephemeral = port.checked_add(step).unwrap_or(first);
         SocketAddr::new(self.own.ip(), port)
     }
 
@@ -364,6 +394,9 @@ impl Host {
         assert!(link != Link::Ended, "a flow ends once");
         flow.blocked = false;
         seat.live_flows -= 1;
+        if let Link::Bridge(bridge) = link {
+            self.forget_bridge(bridge);
+        }
         // Never another flow's route: the core may have given the place to a later one, of a neighbour.
         if let Link::Remote(flow) = link
             && let Some(place) = self.routes.get_mut(flow.index() as usize)
@@ -400,83 +433,6 @@ impl Host {
     pub(crate) fn abandon_flow(&mut self, index: u32, slot: FlowSlot) {
         self.detach_flow(index, slot);
         self.at(index).tenant.abandon(slot);
-    }
-
-    /// A channel listens. The controller has seen to it that the port is free.
-    pub fn listen(&mut self, channel: u64, port: u16, id: u32, backlog: u32) {
-        if let Some(tenant) = self.find(channel) {
-            let listener = Listener { tenant, id, backlog, waiting: 0 };
-            self.listeners.entry(port).or_default().push(listener);
-            self.listener_ports.insert(id, port);
-        }
-    }
-
-    /// A listener is given up. Flows that it did not accept stay, for the caller to end: answers whose they are, if there
-    /// are any.
-    pub fn unlisten(&mut self, id: u32) -> Option<u32> {
-        let port = self.listener_ports.remove(&id)?;
-        let list = self.listeners.get_mut(&port)?;
-        let place = list.iter().position(|listener| listener.id == id)?;
-        let listener = list.remove(place);
-        if list.is_empty() {
-            self.listeners.remove(&port);
-        }
-        (listener.waiting > 0).then_some(listener.tenant)
-    }
-
-    /// All listeners of a tenant are given up.
-    pub(crate) fn forget_listeners(&mut self, tenant: u32) {
-        let of_tenant = |list: &Vec<Listener>| {
-            list.iter().filter(|listener| listener.tenant == tenant).map(|l| l.id).collect::<Vec<_>>()
-        };
-        let ids: Vec<u32> = self.listeners.values().flat_map(of_tenant).collect();
-        for id in ids {
-            self.unlisten(id);
-        }
-    }
-
-    /// Ports on which a tenant listens.
-    pub fn ports_of(&self, tenant: u32) -> Vec<u16> {
-        let listens = |list: &Vec<Listener>| list.iter().any(|listener| listener.tenant == tenant);
-        let mut ports: Vec<u16> =
-            self.listeners.iter().filter(|(_, list)| listens(list)).map(|(&port, _)| port).collect();
-        ports.sort_unstable();
-        ports
-    }
-
-    /// The application accepted a flow, or it ended before.
-    pub(crate) fn accepted(&mut self, id: u32) {
-        if let Some(port) = self.listener_ports.get(&id)
-            && let Some(list) = self.listeners.get_mut(port)
-            && let Some(listener) = list.iter_mut().find(|listener| listener.id == id)
-        {
-            listener.waiting = listener.waiting.saturating_sub(1);
-        }
-    }
-
-    /// Tenants whose backlog on this port is full.
-    pub(crate) fn full_listeners(&self, port: u16) -> Vec<u32> {
-        let list = self.listeners.get(&port).map_or(&[][..], Vec::as_slice);
-        list.iter().filter(|listener| listener.waiting >= listener.backlog).map(|l| l.tenant).collect()
-    }
-
-    /// The tenant and listener that take the next flow for a port.
-    pub(crate) fn find_listener(&mut self, port: u16) -> Result<(u32, u32), Reason> {
-        let Some(list) = self.listeners.get(&port) else {
-            self.counters.count(Counter::NobodyListens);
-            return Err(Reason::Refused);
-        };
-        for listener in list {
-            let seat = self.look(listener.tenant);
-            let takes_part = seat.fault.is_none() && seat.leaving.is_none();
-            // One that releases flows without reading of their end would be told of ever more.
-            let reads = !seat.tenant.has_too_many_events();
-            if takes_part && reads && listener.waiting < listener.backlog && seat.tenant.has_flow_room() {
-                return Ok((listener.tenant, listener.id));
-            }
-        }
-        self.counters.count(Counter::BacklogFull);
-        Err(Reason::Busy)
     }
 
     /// Tells a listener's tenant of a flow that arrived.
@@ -598,6 +554,9 @@ impl Host {
 
 impl Payload for Host {
     fn listening(&mut self, port: u16) -> Listening {
+        if let Some(engine) = self.listening_engine(port) {
+            return Listening::Elsewhere(engine);
+        }
         match self.find_listener(port) {
             Ok((tenant, _)) => Listening::Open(limits(self.look(tenant).tenant.geometry())),
             Err(Reason::Busy) => Listening::Busy,
@@ -667,6 +626,21 @@ impl Payload for Host {
             let tenant = &mut self.at(index).tenant;
             tenant.acknowledged(slot, messages.map(|message| message.0));
             self.touch(index);
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn who_holds_one_of_the_largest_messages_can_receive_another_wherever_the_window_stands() {
+        let limits = limits(&Geometry::DEFAULT);
+        let largest = u64::from(limits.max_message);
+        for returned in [0, 1, 1_000_000, WINDOW_UNIT - 1, WINDOW_UNIT] {
+            let told = (returned + u64::from(limits.window_bytes)) / WINDOW_UNIT * WINDOW_UNIT;
+            assert!(told - returned >= 2 * largest, "after {returned} bytes");
         }
     }
 }

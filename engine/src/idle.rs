@@ -9,13 +9,14 @@ use std::time::Duration;
 /// for it would cost up to 50 us.
 const PATIENCE: Duration = Duration::from_micros(500);
 
-/// How an engine waits under this policy.
-pub fn waiting(policy: IdlePolicy) -> Waiting {
+/// How one of so many engines on so many processors waits under this policy. Where there are more engines than processors,
+/// none looks on without letting others run: they would stall each other.
+pub fn waiting(policy: IdlePolicy, engines: usize, processors: usize) -> Waiting {
     let policy = match policy {
         IdlePolicy::Auto => WaitPolicy::Auto,
         IdlePolicy::Spin => WaitPolicy::Spin,
         IdlePolicy::Yield => WaitPolicy::Yield,
         IdlePolicy::Block => WaitPolicy::Block,
     };
-    Waiting::new(policy, PATIENCE, Waiting::cpus())
+    Waiting::new(policy, PATIENCE, if engines > processors { 1 } else { Waiting::cpus() })
 }

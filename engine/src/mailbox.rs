@@ -37,8 +37,27 @@ pub enum Command {
         /// Most flows that wait to be accepted.
         backlog: u32,
     },
+    /// A channel of another engine listens. Answered by [`Notice::Listening`], so that the application learns of its listener
+    /// when every engine knows it.
+    ListenElsewhere {
+        /// The channel.
+        channel: u64,
+        /// The Machnet port.
+        port: u16,
+        /// The engine.
+        engine: u8,
+        /// Name of the listener.
+        listener: u32,
+    },
     /// A listener is given up.
     Unlisten {
+        /// Its name.
+        listener: u32,
+    },
+    /// A listener of another engine is given up.
+    UnlistenElsewhere {
+        /// The Machnet port, which another listener may have by now.
+        port: u16,
         /// Its name.
         listener: u32,
     },
@@ -73,7 +92,7 @@ pub enum Notice {
         /// The rule that its application broke, if that was the reason.
         fault: Option<PeerFault>,
     },
-    /// A listener takes flows from now on.
+    /// A listener takes flows from now on, as far as this engine is concerned.
     Listening {
         /// Its channel.
         channel: u64,

@@ -134,6 +134,11 @@ impl Host {
             // The flow may have ended, and its place be another's: then it does not wait, or not for us.
             let Some(sender) = self.get(tenant) else { continue };
             let Some(flow) = sender.tenant.find(slot) else { continue };
+            if let (true, Link::Bridge(id)) = (flow.blocked && tenant == to, flow.link) {
+                sender.tenant.flow(slot).blocked = false;
+                moved += self.deliver_waiting(id);
+                continue;
+            }
             if !flow.blocked || !matches!(flow.link, Link::Local { tenant, .. } if tenant == to) {
                 continue;
             }

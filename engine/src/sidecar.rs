@@ -1,12 +1,13 @@
 //! A whole sidecar inside a process: its control socket, its controller, its engines.
 
 use crate::clock::Clock;
-use crate::config::{Config, IdlePolicy};
+use crate::config::{Config, Cpus, IdlePolicy};
 use crate::controller::{self, Controller, SocketFile, SocketFileError};
 use crate::driver::Driver;
 use crate::driver::udp::{OpenError, UdpConfig, UdpGroup};
-use crate::idle;
+use crate::idle::{self, Waiting};
 use crate::mailbox::{Command, Notice, Receiver, Sender, mailbox};
+use crate::neighbours;
 use crate::proto::time::Duration;
 use crate::status::Status;
 use crate::sys;
@@ -119,7 +120,8 @@ impl Sidecar {
         let socket = ControlSocket::open(config)?;
         let address = SocketAddr::new(config.address, config.udp_port);
         let engines = config.engines.max(1) as usize;
-        let drivers = UdpGroup::open(address, engines, &UdpConfig::default())?;
+        let udp = UdpConfig { source_ports: config.udp_ports.clone(), ..UdpConfig::default() };
+        let drivers = UdpGroup::open(address, engines, &udp)?;
         Self::start_engines(config, socket, drivers)
     }
 
@@ -152,9 +154,20 @@ impl Sidecar {
         socket: ControlSocket,
         drivers: Vec<D>,
     ) -> Result<Self, StartError> {
+        let places = Places::choose(&config.cpus, drivers.len())?;
+        if config.idle == IdlePolicy::Spin && places.engines > places.processors {
+            tracing::warn!(
+                "idle policy spin: {} engines on {} processors stall each other; auto does not",
+                places.engines,
+                places.processors
+            );
+        }
         let (mut sidecar, workers) = Self::assemble(config, socket, drivers)?;
-        for (worker, engine) in workers.into_iter().zip(&mut sidecar.engines) {
-            engine.thread = Some(start_engine(worker, config.idle)?);
+        // One clock for all: they must agree on the time of a cookie.
+        let clock = Clock::start();
+        for (index, (mut worker, engine)) in workers.into_iter().zip(&mut sidecar.engines).enumerate() {
+            worker.runs_on(places.cpus.as_ref().map(|cpus| cpus[index]));
+            engine.thread = Some(start_engine(worker, config.idle, &places, index, clock)?);
         }
         Ok(sidecar)
     }
@@ -166,10 +179,21 @@ impl Sidecar {
         drivers: Vec<D>,
     ) -> Result<(Self, Vec<Worker<D>>), StartError> {
         let local_address = drivers[0].local_address();
-        let (sidecar, mailboxes) = Self::control(config, socket, local_address, drivers.len())?;
+        let engines = drivers.len();
+        let largest = drivers.iter().map(Driver::max_datagram).max().unwrap_or(0);
+        let (sidecar, mailboxes) = Self::control(config, socket, local_address, engines)?;
+        let shared = Shared { engines, cookie_secret: random_words()? };
         let workers = (0..).zip(drivers).zip(mailboxes);
-        let workers = workers.map(|((id, driver), mailboxes)| make_worker(id, config, driver, mailboxes));
-        Ok((sidecar, workers.collect::<Result<_, _>>()?))
+        let workers =
+            workers.map(|((id, driver), mailboxes)| make_worker(id, config, driver, mailboxes, &shared));
+        let mut workers = workers.collect::<Result<Vec<_>, _>>()?;
+        if engines > 1 {
+            let all = neighbours::join(engines, largest).map_err(io_error("making the engines' bells"))?;
+            for (worker, neighbours) in workers.iter_mut().zip(all) {
+                worker.join(neighbours).map_err(io_error("watching the engines' bells"))?;
+            }
+        }
+        Ok((sidecar, workers))
     }
 
     /// The controller, with the mailboxes for its engines.
@@ -248,12 +272,21 @@ fn join(thread: Option<JoinHandle<()>>) {
     }
 }
 
+/// What the engines of a sidecar have in common: nothing that changes.
+struct Shared {
+    engines: usize,
+    /// Any engine checks the cookies that another gave.
+    cookie_secret: [u64; 2],
+}
+
 fn make_worker<D: Driver>(
     id: u32,
     config: &Config,
     driver: D,
     Mailboxes { commands, notices }: Mailboxes,
+    shared: &Shared,
 ) -> Result<Worker<D>, StartError> {
+    let small = |number: usize| u8::try_from(number).unwrap_or(u8::MAX);
     let millis = |value: u32| Duration::from_millis(u64::from(value));
     let local = driver.local_address();
     let largest = u32::try_from(driver.max_datagram()).unwrap_or(u32::MAX);
@@ -267,13 +300,15 @@ fn make_worker<D: Driver>(
         keepalive: millis(config.keepalive_ms),
         dead_after: millis(config.dead_after_ms),
         max_outstanding: 32_768,
-        engines: u8::try_from(config.engines).unwrap_or(u8::MAX),
+        engine: small(id as usize),
+        engines: small(shared.engines),
+        cookie_secret: Some(shared.cookie_secret),
         ..crate::proto::Config::default()
     };
     let settings = worker::Settings {
         id,
         core,
-        seed: random_seed()?,
+        seed: random_words()?,
         // An engine on a port of its own choice can only hope that its peers have the default one.
         udp_port: if config.udp_port == 0 { local.port() } else { config.udp_port },
         connect_timeout: millis(config.connect_timeout_ms),
@@ -283,7 +318,7 @@ fn make_worker<D: Driver>(
     Worker::new(settings, driver, commands, notices).map_err(io_error("preparing an engine"))
 }
 
-fn random_seed() -> Result<[u64; 2], StartError> {
+fn random_words() -> Result<[u64; 2], StartError> {
     let word = || {
         getrandom::u64().map_err(|error| StartError::Io {
             doing: "asking the system for random numbers",
@@ -302,14 +337,79 @@ fn or_abort(what: &str, run: impl FnOnce()) {
     }
 }
 
+/// Where the engines run.
+struct Places {
+    engines: usize,
+    /// The processor of each engine; none: wherever the system puts them.
+    cpus: Option<Vec<u32>>,
+    /// How many processors there are for them.
+    processors: usize,
+}
+
+impl Places {
+    fn choose(wanted: &Cpus, engines: usize) -> Result<Self, StartError> {
+        if *wanted == Cpus::Any {
+            return Ok(Self { engines, cpus: None, processors: Waiting::cpus() });
+        }
+        let allowed = sys::allowed_cpus().map_err(io_error("asking for the processors of this process"))?;
+        let cpus = match wanted {
+            Cpus::Any | Cpus::Auto if engines > allowed.len() => {
+                let text = format!(
+                    "cpus = \"auto\" (--pin) needs a processor for each of {engines} engines; this process may run on {}: {}",
+                    allowed.len(),
+                    listed(&allowed)
+                );
+                return Err(StartError::Config(text));
+            }
+            Cpus::Any | Cpus::Auto => allowed[..engines].to_vec(),
+            Cpus::These(cpus) => cpus.clone(),
+        };
+        if let Some(cpu) = cpus.iter().find(|cpu| !allowed.contains(cpu)) {
+            let text = format!(
+                "cpus = {cpus:?}: this process may not run on processor {cpu}; it may on {} (see taskset -p {})",
+                listed(&allowed),
+                std::process::id()
+            );
+            return Err(StartError::Config(text));
+        }
+        let mut different = cpus.clone();
+        different.sort_unstable();
+        different.dedup();
+        Ok(Self { engines, processors: different.len(), cpus: Some(cpus) })
+    }
+}
+
+fn listed(cpus: &[u32]) -> String {
+    cpus.iter().map(ToString::to_string).collect::<Vec<_>>().join(", ")
+}
+
 fn start_engine<D: Driver + 'static>(
     mut worker: Worker<D>,
     policy: IdlePolicy,
+    places: &Places,
+    index: usize,
+    clock: Clock,
 ) -> Result<JoinHandle<()>, StartError> {
-    let waiting = idle::waiting(policy);
-    let run = move || or_abort("an engine", move || worker::run(&mut worker, waiting, &Clock::start()));
-    let name = "machnet-engine".to_owned();
-    std::thread::Builder::new().name(name).spawn(run).map_err(io_error("starting an engine's thread"))
+    let cpu = places.cpus.as_ref().map(|cpus| cpus[index]);
+    let run = move |waiting| {
+        or_abort("an engine", move || worker::run(&mut worker, waiting, &clock));
+    };
+    let waiting = idle::waiting(policy, places.engines, places.processors);
+    // The thread says itself whether it is where it should be, before the sidecar is said to be up.
+    let (placed, outcome) = std::sync::mpsc::channel();
+    let body = move || {
+        let result = cpu.map_or(Ok(()), sys::run_on);
+        let goes_on = result.is_ok();
+        if placed.send(result).is_ok() && goes_on {
+            run(waiting);
+        }
+    };
+    let name = format!("machnet-eng-{index}");
+    let thread = std::thread::Builder::new().name(name).spawn(body);
+    let thread = thread.map_err(io_error("starting an engine's thread"))?;
+    let placed = outcome.recv().unwrap_or_else(|_| Err(io::Error::other("the thread ended")));
+    placed.map_err(io_error("putting an engine on its processor"))?;
+    Ok(thread)
 }
 
 fn start_controller(mut controller: Controller, file: SocketFile) -> Result<JoinHandle<()>, StartError> {

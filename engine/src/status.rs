@@ -31,10 +31,40 @@ pub struct EngineStatus {
     pub id: u32,
     /// How it waits: auto, spin, yield or block.
     pub idle: String,
+    /// The processor that it was put on, if it was.
+    #[serde(default)]
+    pub cpu: Option<u32>,
     /// Counters of the engine, the protocol and the driver, by name.
     pub counters: BTreeMap<String, u64>,
     /// Its channels.
     pub channels: Vec<ChannelStatus>,
+    /// What it learned of other hosts with several engines.
+    #[serde(default)]
+    pub learned: Vec<LearnedStatus>,
+}
+
+/// What one engine learned of another host.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct LearnedStatus {
+    /// The host.
+    pub host: String,
+    /// Engines of its sidecar.
+    pub engines: u8,
+    /// The UDP ports, its own and ours, on which its datagrams reach this engine; none: not known yet.
+    pub heard: Option<(u16, u16)>,
+    /// How this engine's datagrams reach its engines, as far as that is known.
+    pub pairs: Vec<PairStatus>,
+}
+
+/// UDP ports that reach one engine of another host.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct PairStatus {
+    /// The other host's engine.
+    pub engine: u8,
+    /// Our UDP port.
+    pub from_port: u16,
+    /// The other host's UDP port.
+    pub to_port: u16,
 }
 
 /// One attached application.
@@ -92,4 +122,14 @@ pub struct FlowStatus {
     pub congestion_window: u64,
     /// UDP payload bytes on their way.
     pub bytes_in_flight: u64,
+    /// The engine of the other end, where it is known: of this sidecar for a "local" flow, of the peer's for a "remote" one.
+    pub peer_engine: Option<u8>,
+    /// The UDP port that the last datagram left from, 0 before the first.
+    pub from_port: u16,
+    /// The UDP port that it went to.
+    pub to_port: u16,
+    /// Whether what is sent lands at the engine that has the flow's other end, as far as it said so.
+    pub direct: bool,
+    /// Datagrams of the flow that landed at another engine of ours, which handed them over.
+    pub taken_over: u64,
 }

@@ -182,6 +182,30 @@ pub fn sleep_precisely() {
     unsafe { libc::prctl(libc::PR_SET_TIMERSLACK, 1_000_u64) };
 }
 
+/// The processors that the calling thread may run on, in order.
+pub fn allowed_cpus() -> io::Result<Vec<u32>> {
+    // SAFETY: a set of zeros is a valid, empty set.
+    let mut set: libc::cpu_set_t = unsafe { std::mem::zeroed() };
+    // SAFETY: `set` is writable for the call, with its own size.
+    check(unsafe { libc::sched_getaffinity(0, size_of::<libc::cpu_set_t>(), &raw mut set) })?;
+    let most = libc::CPU_SETSIZE.cast_unsigned();
+    // SAFETY: the numbers are below CPU_SETSIZE.
+    Ok((0..most).filter(|&cpu| unsafe { libc::CPU_ISSET(cpu as usize, &set) }).collect())
+}
+
+/// Keeps the calling thread on one processor, one of [`allowed_cpus`].
+pub fn run_on(cpu: u32) -> io::Result<()> {
+    if cpu >= libc::CPU_SETSIZE.cast_unsigned() {
+        return Err(io::Error::from(io::ErrorKind::InvalidInput));
+    }
+    // SAFETY: a set of zeros is a valid, empty set.
+    let mut set: libc::cpu_set_t = unsafe { std::mem::zeroed() };
+    // SAFETY: the number is below CPU_SETSIZE.
+    unsafe { libc::CPU_SET(cpu as usize, &mut set) };
+    // SAFETY: `set` is valid for the call, with its own size.
+    check(unsafe { libc::sched_setaffinity(0, size_of::<libc::cpu_set_t>(), &raw const set) }).map(drop)
+}
+
 /// The number of a group by its name, if there is one.
 pub fn group_id(name: &str) -> Option<u32> {
     let name = std::ffi::CString::new(name).ok()?;

@@ -113,7 +113,7 @@ fn pattern(index: usize, len: usize) -> Vec<u8> {
 
 /// Queues `bytes`, and says whether there was room.
 fn try_queue(driver: &mut impl Driver, to: SocketAddr, bytes: &[u8]) -> bool {
-    let Some(room) = driver.lend(to, bytes.len()) else { return false };
+    let Some(room) = driver.lend(driver.local_address().port(), to, bytes.len()) else { return false };
     assert_eq!(room.len(), bytes.len());
     room.copy_from_slice(bytes);
     driver.commit(bytes.len());
@@ -140,7 +140,7 @@ fn flush(driver: &mut impl Driver) {
 /// One receive into a list.
 fn receive_once(driver: &mut impl Driver, into: &mut Vec<(SocketAddr, Vec<u8>)>) -> usize {
     let before = into.len();
-    let handed = driver.receive(|from, bytes| into.push((from, bytes.to_vec()))).unwrap();
+    let handed = driver.receive(|from, _, bytes| into.push((from, bytes.to_vec()))).unwrap();
     assert_eq!(into.len() - before, handed, "receive returns how many it handed over");
     assert!(handed <= RECEIVE_BURST);
     handed
@@ -303,7 +303,7 @@ mod checks {
         }
         assert!(is_readable(b.wait_fd().unwrap()));
         receive(&mut b, RECEIVE_BURST + 1);
-        assert_eq!(b.receive(|_, _| {}).unwrap(), 0);
+        assert_eq!(b.receive(|_, _, _| {}).unwrap(), 0);
         assert!(!is_readable(b.wait_fd().unwrap()));
     }
 
@@ -311,7 +311,7 @@ mod checks {
         let (mut a, mut b) = pair(open);
         let max = a.max_datagram();
         for index in 0..100 {
-            let room = a.lend(b.local_address(), 1_000.min(max)).unwrap();
+            let room = a.lend(a.local_address().port(), b.local_address(), 1_000.min(max)).unwrap();
             assert_eq!(room.len(), 1_000);
             room[..10 + index].copy_from_slice(&pattern(index, 10 + index));
             a.commit(10 + index);
@@ -330,7 +330,8 @@ mod checks {
             flush(&mut a);
             receive(&mut b, 128);
             for index in 0..128 {
-                a.lend(b.local_address(), 1_000).unwrap()[..10 + index % 4].fill(0xBB);
+                a.lend(a.local_address().port(), b.local_address(), 1_000).unwrap()[..10 + index % 4]
+                    .fill(0xBB);
                 a.commit(10 + index % 4);
             }
             flush(&mut a);
@@ -382,7 +383,7 @@ mod checks {
         let received = receive(&mut b, 15);
         assert!(received.iter().enumerate().all(|(index, (_, bytes))| *bytes == pattern(index * 2, 100)));
         assert!(a.counters().dropped_error >= 7, "{:?}", a.counters());
-        assert_eq!(a.receive(|_, _| panic!("nobody answers")).unwrap(), 0);
+        assert_eq!(a.receive(|_, _, _| panic!("nobody answers")).unwrap(), 0);
     }
 
     pub(super) fn counters_agree_with_what_happened<D: Driver>(open: Open<'_, D>) {

@@ -3,9 +3,10 @@
 #![expect(clippy::unwrap_used, clippy::type_complexity, reason = "helpers of tests")]
 
 use machnet_engine::wire::header::{
-    Body, Confirm, ConnectionId, Cookie, Data, Emitter, FIXED_LEN, MAX_HEADER, MAX_RANGES, Packet, Refusal,
-    SYN_ACK_LEN, SYN_LEN, Syn, SynAck, WireLimits, WireWindow, parse,
+    Body, Confirm, ConnectionId, Cookie, Data, Emitter, Extended, FIXED_LEN, MAX_HEADER, MAX_RANGES, Packet,
+    Path, Refusal, SYN_ACK_LEN, SYN_LEN, Search, Syn, SynAck, WireLimits, WireWindow, parse,
 };
+use machnet_engine::wire::ports::{Pair, PortRange};
 use proptest::collection::vec;
 use proptest::prelude::*;
 
@@ -46,6 +47,7 @@ struct OwnedData {
     window: Option<(u32, u32)>,
     confirm: Option<Confirm>,
     fin: Option<u32>,
+    extended: Option<Extended>,
     body: OwnedBody,
 }
 
@@ -57,9 +59,34 @@ fn limits() -> impl Strategy<Value = WireLimits> {
     })
 }
 
+fn ports() -> impl Strategy<Value = PortRange> {
+    (1..=u16::MAX, any::<u16>()).prop_map(|(one, other)| {
+        PortRange::new(one.min(other.max(1)), one.max(other)).expect("the first is below the last")
+    })
+}
+
+fn pair() -> impl Strategy<Value = Pair> {
+    (1..=u16::MAX, 1..=u16::MAX).prop_map(|(from, to)| Pair { from, to })
+}
+
+fn extended() -> impl Strategy<Value = Extended> {
+    let path = prop_oneof![Just(Path::Lost), pair().prop_map(Path::Use)];
+    let search = (1..=u16::MAX, any::<u8>()).prop_map(|(port, engine)| Search { port, engine });
+    (prop::option::of(path), prop::option::of(search))
+        .prop_map(|(path, search)| Extended { path, search })
+        .prop_filter("a block", |extended| *extended != Extended::default())
+}
+
 fn confirm() -> impl Strategy<Value = Confirm> {
-    (any::<(u32, u32, u32, u16, u16, u16)>(), limits(), limits(), any::<(u8, u8, u32, u64)>()).prop_map(
-        |((client, client_number, server_number, port, flow_port, max_datagram), ours, theirs, rest)| {
+    let numbers = any::<(u32, u32, u32, u16, u16, u16)>();
+    (numbers, limits(), limits(), any::<(u8, u8, u32, u64)>(), ports()).prop_map(
+        |(
+            (client, client_number, server_number, port, flow_port, max_datagram),
+            ours,
+            theirs,
+            rest,
+            hears_at,
+        )| {
             Confirm {
                 client: ConnectionId(client),
                 client_number,
@@ -71,6 +98,7 @@ fn confirm() -> impl Strategy<Value = Confirm> {
                 max_datagram,
                 version: rest.0,
                 engines: rest.1,
+                hears_at,
                 cookie: Cookie { issued_s: rest.2, mac: rest.3 },
             }
         },
@@ -101,9 +129,18 @@ fn data() -> impl Strategy<Value = OwnedData> {
         prop::option::of(confirm()),
         prop::option::of(any::<u32>()),
     );
-    (any::<(u32, u32)>(), blocks, body()).prop_map(|((id, number), (ack, window, confirm, fin), body)| {
-        OwnedData { id, number, ack, window, confirm, fin, body }
-    })
+    (any::<(u32, u32)>(), blocks, prop::option::of(extended()), body()).prop_map(
+        |((id, number), (ack, window, confirm, fin), extended, body)| OwnedData {
+            id,
+            number,
+            ack,
+            window,
+            confirm,
+            fin,
+            extended,
+            body,
+        },
+    )
 }
 
 fn emit(data: &OwnedData) -> Vec<u8> {
@@ -121,6 +158,7 @@ fn emit(data: &OwnedData) -> Vec<u8> {
     if let Some(fin) = data.fin {
         emitter.fin(fin);
     }
+    let body_at = emitter.as_bytes().len();
     let mut rest = Vec::new();
     match &data.body {
         OwnedBody::None => {}
@@ -144,6 +182,11 @@ fn emit(data: &OwnedData) -> Vec<u8> {
                 rest.extend_from_slice(item);
             }
         }
+    }
+    if let Some(extended) = &data.extended {
+        let len = emitter.as_bytes().len() + extended.wire_len() as usize;
+        emitter.extend(body_at, extended);
+        assert_eq!(emitter.as_bytes().len(), len);
     }
     assert!(emitter.as_bytes().len() <= MAX_HEADER);
     [emitter.as_bytes(), &rest].concat()
@@ -170,6 +213,7 @@ fn same(parsed: &Data<'_>, data: &OwnedData) -> bool {
         && parsed.window.map(|window| (window.messages, window.kibibytes)) == data.window
         && parsed.confirm == data.confirm
         && parsed.fin == data.fin
+        && parsed.extended == data.extended
 }
 
 proptest! {
@@ -222,7 +266,8 @@ proptest! {
     #[test]
     fn emitted_handshakes_are_parsed_as_the_same_values(
         ids in any::<(u32, u32, u32, u32)>(), limits in limits(), small in any::<(u8, u8, u8, u8)>(),
-        ports in any::<(u16, u16, u16)>(), wide in any::<(u64, u64, u32)>(), stateless in any::<bool>(),
+        ports in any::<(u16, u16, u16)>(), wide in any::<(u64, u64, u32)>(), engine in prop::option::of(0_u8..255),
+        pair in prop::option::of(pair()), heard in ports(),
     ) {
         let mut emitter = Emitter::default();
         let syn = Syn {
@@ -235,6 +280,8 @@ proptest! {
             max_datagram: ports.2,
             engines: small.2,
             stamp: wide.0,
+            answer_on: pair,
+            hears_at: pair.is_some().then_some(heard),
         };
         emitter.syn(&syn);
         prop_assert_eq!(parse(emitter.as_bytes()), Ok(Packet::Syn(syn)));
@@ -250,14 +297,19 @@ proptest! {
             max_datagram: ports.2,
             stamp: wide.0,
             cookie: Cookie { issued_s: wide.2, mac: wide.1 },
+            send_on: pair,
+            hears_at: heard,
         };
         emitter.syn_ack(&answer);
         prop_assert_eq!(parse(emitter.as_bytes()), Ok(Packet::SynAck(answer)));
         prop_assert_eq!(emitter.as_bytes().len(), SYN_ACK_LEN);
-        let refusal = Refusal { id: ConnectionId(ids.2), number: ids.3, reason: small.3 };
+        let refusal = Refusal { id: ConnectionId(ids.2), number: ids.3, reason: small.3, engine: None };
         emitter.reject(refusal);
         prop_assert_eq!(parse(emitter.as_bytes()), Ok(Packet::Reject(refusal)));
-        emitter.reset(refusal, stateless);
-        prop_assert_eq!(parse(emitter.as_bytes()), Ok(Packet::Reset { refusal, stateless }));
+        emitter.reset(refusal, false);
+        prop_assert_eq!(parse(emitter.as_bytes()), Ok(Packet::Reset { refusal, stateless: false }));
+        let refusal = Refusal { engine, ..refusal };
+        emitter.reset(refusal, true);
+        prop_assert_eq!(parse(emitter.as_bytes()), Ok(Packet::Reset { refusal, stateless: true }));
     }
 }

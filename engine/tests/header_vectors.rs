@@ -3,9 +3,10 @@
 #![expect(clippy::unwrap_used, reason = "helpers of tests")]
 
 use machnet_engine::wire::header::{
-    Ack, Body, Confirm, ConnectionId, Cookie, Data, Emitter, Packet, Refusal, Syn, SynAck, WireLimits,
-    WireWindow, parse,
+    Ack, Body, Confirm, ConnectionId, Cookie, Data, Emitter, Extended, Packet, Path, Refusal, Search, Syn,
+    SynAck, WireLimits, WireWindow, parse,
 };
+use machnet_engine::wire::ports::{Pair, PortRange};
 use serde_json::{Map, Value, json};
 
 fn vectors() -> Value {
@@ -39,6 +40,31 @@ fn cookie_to_json(cookie: Cookie) -> Value {
     json!({ "issued_s": cookie.issued_s, "mac": format!("{:016x}", cookie.mac) })
 }
 
+fn pair_to_json(pair: Option<Pair>) -> Value {
+    pair.map_or(Value::Null, |pair| json!([pair.from, pair.to]))
+}
+
+fn ports_to_json(ports: Option<PortRange>) -> Value {
+    ports.map_or(Value::Null, |ports| json!([ports.first(), ports.last()]))
+}
+
+fn extended_to_json(extended: Extended) -> Value {
+    let mut fields = Map::new();
+    match extended.path {
+        Some(Path::Use(pair)) => {
+            fields.insert("path".into(), json!({ "use": pair_to_json(Some(pair)) }));
+        }
+        Some(Path::Lost) => {
+            fields.insert("path".into(), json!("lost"));
+        }
+        None => {}
+    }
+    if let Some(Search { port, engine }) = extended.search {
+        fields.insert("search".into(), json!({ "port": port, "engine": engine }));
+    }
+    Value::Object(fields)
+}
+
 fn confirm_to_json(confirm: &Confirm) -> Value {
     json!({
         "client": confirm.client.0,
@@ -51,6 +77,7 @@ fn confirm_to_json(confirm: &Confirm) -> Value {
         "max_datagram": confirm.max_datagram,
         "version": confirm.version,
         "engines": confirm.engines,
+        "hears_at": ports_to_json(Some(confirm.hears_at)),
         "cookie": cookie_to_json(confirm.cookie),
     })
 }
@@ -91,6 +118,9 @@ fn data_to_json(data: &Data<'_>) -> Value {
     if let Some(fin) = data.fin {
         fields.insert("fin".into(), json!(fin));
     }
+    if let Some(extended) = data.extended {
+        fields.insert("extended".into(), extended_to_json(extended));
+    }
     fields.insert("body".into(), body_to_json(&data.body));
     Value::Object(fields)
 }
@@ -109,6 +139,8 @@ fn packet_to_json(packet: &Packet<'_>) -> Value {
             "limits": limits_to_json(&syn.limits),
             "stamp": format!("{:016x}", syn.stamp),
             "engines": syn.engines,
+            "answer_on": pair_to_json(syn.answer_on),
+            "hears_at": ports_to_json(syn.hears_at),
         }),
         Packet::SynAck(answer) => json!({
             "type": "syn_ack",
@@ -122,13 +154,21 @@ fn packet_to_json(packet: &Packet<'_>) -> Value {
             "limits": limits_to_json(&answer.limits),
             "stamp": format!("{:016x}", answer.stamp),
             "cookie": cookie_to_json(answer.cookie),
+            "send_on": pair_to_json(answer.send_on),
+            "hears_at": ports_to_json(Some(answer.hears_at)),
         }),
-        Packet::Reject(Refusal { id, number, reason }) => {
+        Packet::Reject(Refusal { id, number, reason, .. }) => {
             json!({ "type": "reject", "id": id.0, "number": number, "reason": reason })
         }
-        Packet::Reset { refusal: Refusal { id, number, reason }, stateless } => json!({
-            "type": "reset", "id": id.0, "number": number, "reason": reason, "stateless": stateless,
-        }),
+        Packet::Reset { refusal: Refusal { id, number, reason, engine }, stateless } => {
+            let mut fields = json!({
+                "type": "reset", "id": id.0, "number": number, "reason": reason, "stateless": stateless,
+            });
+            if *stateless {
+                fields["engine"] = json!(engine);
+            }
+            fields
+        }
     }
 }
 
@@ -163,6 +203,28 @@ fn cookie(fields: &Value) -> Cookie {
     Cookie { issued_s: number(fields, "issued_s"), mac: wide(fields, "mac") }
 }
 
+fn two(fields: &Value, name: &str) -> Option<(u16, u16)> {
+    serde_json::from_value(fields[name].clone()).expect("two ports or null")
+}
+
+fn pair(fields: &Value, name: &str) -> Option<Pair> {
+    two(fields, name).map(|(from, to)| Pair::new(from, to).expect("a pair"))
+}
+
+fn ports(fields: &Value, name: &str) -> Option<PortRange> {
+    two(fields, name).map(|(first, last)| PortRange::new(first, last).expect("ports"))
+}
+
+fn extended(fields: &Value) -> Extended {
+    let path = fields.get("path").map(|path| {
+        if path.as_str() == Some("lost") { Path::Lost } else { Path::Use(pair(path, "use").expect("a pair")) }
+    });
+    let search = fields
+        .get("search")
+        .map(|search| Search { port: number(search, "port"), engine: number(search, "engine") });
+    Extended { path, search }
+}
+
 fn confirm(fields: &Value) -> Confirm {
     Confirm {
         client: id(fields, "client"),
@@ -175,12 +237,19 @@ fn confirm(fields: &Value) -> Confirm {
         max_datagram: number(fields, "max_datagram"),
         version: number(fields, "version"),
         engines: number(fields, "engines"),
+        hears_at: ports(fields, "hears_at").expect("ports"),
         cookie: cookie(&fields["cookie"]),
     }
 }
 
 fn refusal(fields: &Value) -> Refusal {
-    Refusal { id: id(fields, "id"), number: number(fields, "number"), reason: number(fields, "reason") }
+    let engine = fields.get("engine").and_then(Value::as_u64).map(|engine| u8::try_from(engine).unwrap());
+    Refusal {
+        id: id(fields, "id"),
+        number: number(fields, "number"),
+        reason: number(fields, "reason"),
+        engine,
+    }
 }
 
 /// Writes the body's header fields and answers the bytes that follow them.
@@ -236,7 +305,12 @@ fn emit_data(emitter: &mut Emitter, fields: &Value) -> Vec<u8> {
     if fields.get("fin").is_some() {
         emitter.fin(number(fields, "fin"));
     }
-    emit_body(emitter, &fields["body"])
+    let body_at = emitter.as_bytes().len();
+    let body = emit_body(emitter, &fields["body"]);
+    if let Some(fields) = fields.get("extended") {
+        emitter.extend(body_at, &extended(fields));
+    }
+    body
 }
 
 fn emit(fields: &Value) -> Vec<u8> {
@@ -254,6 +328,8 @@ fn emit(fields: &Value) -> Vec<u8> {
             max_datagram: number(fields, "max_datagram"),
             engines: number(fields, "engines"),
             stamp: wide(fields, "stamp"),
+            answer_on: pair(fields, "answer_on"),
+            hears_at: ports(fields, "hears_at"),
         }),
         "syn_ack" => emitter.syn_ack(&SynAck {
             client: id(fields, "client"),
@@ -266,6 +342,8 @@ fn emit(fields: &Value) -> Vec<u8> {
             max_datagram: number(fields, "max_datagram"),
             stamp: wide(fields, "stamp"),
             cookie: cookie(&fields["cookie"]),
+            send_on: pair(fields, "send_on"),
+            hears_at: ports(fields, "hears_at").expect("ports"),
         }),
         "reject" => emitter.reject(refusal(fields)),
         "reset" => emitter.reset(refusal(fields), fields["stateless"].as_bool().expect("a flag")),

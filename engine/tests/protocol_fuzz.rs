@@ -9,15 +9,21 @@
 use machnet_engine::proto::rng::Rng;
 use machnet_engine::proto::time::{Duration, Instant};
 use machnet_engine::proto::{
-    Body, Config, Datagram, Endpoint, Event, FlowId, Limits, Listening, MAX_MESSAGE, Payload, Reason,
-    RxHandle, TxHandle,
+    Body, Config, Datagram, Endpoint, Event, FlowId, Handling, Limits, Listening, MAX_MESSAGE, Pair, Payload,
+    PortRange, Reason, RxHandle, TxHandle,
 };
 use machnet_engine::wire::header::{
-    self, Confirm, ConnectionId, Emitter, Packet, Refusal, Syn, SynAck, WireLimits, WireWindow,
+    self, Confirm, ConnectionId, Emitter, Extended, Packet, Path, Refusal, Search, Syn, SynAck, WireLimits,
+    WireWindow,
 };
 use std::collections::{HashMap, VecDeque};
 use std::net::SocketAddr;
 
+/// Ports of both sides.
+const PORTS: PortRange = match PortRange::new(31_580, 31_643) {
+    Some(ports) => ports,
+    None => PortRange::only(31_580),
+};
 const PORT: u16 = 888;
 const CASES: u64 = 100_000;
 /// Datagrams for one flow before a fresh endpoint takes its place.
@@ -110,6 +116,8 @@ struct Duel {
     address: SocketAddr,
     peer: Peer,
     next_handle: u32,
+    engines: u8,
+    peer_engines: u8,
 }
 
 fn choose<T: Copy>(rng: &mut Rng, options: &[T]) -> T {
@@ -154,13 +162,25 @@ fn datagram_size(rng: &mut Rng) -> u16 {
     choose(rng, &[0, 1, 12, 1_199, 1_200, 1_201, 1_472, 8_972, u16::MAX])
 }
 
+/// A pair of ports: of the victim's, of others, or none.
+fn some_pair(rng: &mut Rng) -> Option<Pair> {
+    let ports = if rng.below(4) == 0 { PortRange::new(1, u16::MAX).unwrap() } else { PORTS };
+    (rng.below(4) != 0).then(|| Pair { from: ports.draw(rng), to: ports.draw(rng) })
+}
+
 impl Duel {
     /// A victim with an established flow; it is the server in half of the duels.
     fn new(seed: u64) -> Self {
         let mut rng = Rng::new([seed, 0x0d0e]);
+        let engines = choose(&mut rng, &[1, 4]);
         let config = Config {
             max_datagram: u32::from(datagram_size(&mut rng)).clamp(1_200, 65_507),
             max_outstanding: 64,
+            engine: if engines > 1 { 2 } else { 0 },
+            engines,
+            ports: PORTS,
+            receive_ports: PORTS,
+            cookie_secret: Some([seed, 1]),
             ..Config::default()
         };
         let endpoint = Endpoint::new(config, [rng.next_u64(), rng.next_u64()]);
@@ -177,6 +197,8 @@ impl Duel {
             address: SocketAddr::from(([10, 0, 0, 9], 31_580)),
             peer,
             next_handle: 0,
+            engines,
+            peer_engines: choose(&mut Rng::new([seed, 7]), &[1, 4, 255]),
         };
         if duel.rng.below(2) == 0 {
             duel.be_client()
@@ -187,8 +209,12 @@ impl Duel {
     }
 
     fn feed(&mut self, bytes: &[u8]) {
-        let datagram = Datagram { from: self.address, bytes };
-        self.endpoint.handle_datagram(self.now, &datagram, &mut self.app);
+        // Every second datagram lands elsewhere, if the victim has other engines.
+        let landed = (self.engines > 1 && self.rng.below(2) == 0).then_some(1);
+        let mut from = self.address;
+        from.set_port(PORTS.draw(&mut self.rng));
+        let datagram = Datagram { from, to_port: PORTS.draw(&mut self.rng), landed, bytes };
+        let _: Handling = self.endpoint.handle_datagram(self.now, &datagram, &mut self.app);
         self.events();
     }
 
@@ -247,13 +273,15 @@ impl Duel {
             client: syn.client,
             echo: syn.number,
             version: header::VERSION,
-            engines: 1,
+            engines: self.peer_engines,
             server: self.peer.own,
             number: self.peer.next,
             limits: wire_limits(&mut self.rng),
             max_datagram: datagram_size(&mut self.rng),
             stamp: syn.stamp,
             cookie: header::Cookie { issued_s: 0, mac: 0 },
+            send_on: some_pair(&mut self.rng),
+            hears_at: PORTS,
         });
         self.peer.to = syn.client;
         self.peer.next = self.peer.next.wrapping_add(1);
@@ -272,8 +300,10 @@ impl Duel {
             flow_port: 40_000,
             limits: wire_limits(&mut self.rng),
             max_datagram: datagram_size(&mut self.rng),
-            engines: 1,
+            engines: self.peer_engines,
             stamp: 0,
+            answer_on: some_pair(&mut self.rng),
+            hears_at: Some(PORTS),
         };
         let mut emitter = Emitter::default();
         emitter.syn(&syn);
@@ -291,6 +321,7 @@ impl Duel {
             max_datagram: syn.max_datagram.min(answer.max_datagram),
             version: answer.version,
             engines: syn.engines,
+            hears_at: PORTS,
             cookie: answer.cookie,
         };
         self.peer.to = answer.server;
@@ -409,6 +440,17 @@ impl Duel {
         }
     }
 
+    fn news(&mut self) -> Extended {
+        let path = match self.rng.below(4) {
+            0 => None,
+            1 => Some(Path::Lost),
+            _ => some_pair(&mut self.rng).map(Path::Use),
+        };
+        let engine = u8::try_from(self.rng.below(256)).unwrap();
+        let search = (path.is_none() || self.rng.below(2) == 0).then_some(Search { port: 31_580, engine });
+        Extended { path, search }
+    }
+
     fn attack(&mut self) -> Vec<u8> {
         let mut emitter = Emitter::default();
         let refusal = Refusal {
@@ -419,6 +461,7 @@ impl Duel {
                 near(&mut self.rng, self.peer.heard.wrapping_add(1 << 21))
             },
             reason: u8::try_from(self.rng.below(256)).unwrap(),
+            engine: None,
         };
         let mut rest = Vec::new();
         match self.rng.below(40) {
@@ -436,6 +479,8 @@ impl Duel {
                 max_datagram: datagram_size(&mut self.rng),
                 stamp: self.rng.next_u64(),
                 cookie: header::Cookie { issued_s: 0, mac: 0 },
+                send_on: some_pair(&mut self.rng),
+                hears_at: PORTS,
             }),
             _ => {
                 let honest = self.rng.below(3) != 0;
@@ -443,7 +488,11 @@ impl Duel {
                 self.peer.next = self.peer.next.wrapping_add(u32::from(honest));
                 emitter.start_data(self.peer.to, number);
                 self.blocks(&mut emitter);
+                let body_at = emitter.as_bytes().len();
                 rest = self.body(&mut emitter);
+                if self.rng.below(4) == 0 {
+                    emitter.extend(body_at, &self.news());
+                }
             }
         }
         let mut bytes = [emitter.as_bytes(), &rest].concat();

@@ -27,15 +27,24 @@ pub(crate) struct ConfigFlags {
     /// The address of this host that peers reach it at [default: the only one there is]
     #[arg(long, value_name = "IP", allow_hyphen_values = true)]
     address: Option<String>,
-    /// The UDP port that carries everything; the same on every host [default: 31580]
+    /// The UDP port that everything is sent to; the same on every host [default: 31580]
     #[arg(long, value_name = "PORT", allow_hyphen_values = true)]
     udp_port: Option<String>,
+    /// The UDP ports to send from, beginning with that port [default: 64 for each engine]
+    #[arg(long, value_name = "FIRST-LAST", allow_hyphen_values = true)]
+    udp_ports: Option<String>,
     /// How packets reach the network [default: udp]
     #[arg(long, value_name = "NAME", allow_hyphen_values = true)]
     driver: Option<String>,
     /// Engine threads [default: 1]
     #[arg(long, value_name = "COUNT", allow_hyphen_values = true)]
     engines: Option<String>,
+    /// The processor of each engine, such as 2,3, or auto [default: the system decides]
+    #[arg(long, value_name = "LIST", allow_hyphen_values = true)]
+    cpus: Option<String>,
+    /// Keep each engine on a processor of its own; the same as --cpus auto
+    #[arg(long, conflicts_with = "cpus")]
+    pin: bool,
     /// What an engine does when there is nothing to do: auto, spin, yield or block [default: auto]
     #[arg(long, value_name = "POLICY", allow_hyphen_values = true)]
     idle: Option<String>,
@@ -73,14 +82,17 @@ pub(crate) struct ConfigFlags {
 
 impl ConfigFlags {
     fn given(&self) -> Vec<(&'static str, String)> {
+        let cpus = if self.pin { Some("auto".to_owned()) } else { self.cpus.clone() };
         let all = [
             ("socket", &self.socket),
             ("socket_mode", &self.socket_mode),
             ("socket_group", &self.socket_group),
             ("address", &self.address),
             ("udp_port", &self.udp_port),
+            ("udp_ports", &self.udp_ports),
             ("driver", &self.driver),
             ("engines", &self.engines),
+            ("cpus", &cpus),
             ("idle", &self.idle),
             ("connect_timeout_ms", &self.connect_timeout_ms),
             ("keepalive_ms", &self.keepalive_ms),

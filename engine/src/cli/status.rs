@@ -109,6 +109,10 @@ fn render(status: &Status, with_flows: bool, with_counters: bool) -> String {
             out.push('\n');
             out.push_str(&statistics(engine).render());
         }
+        if with_flows && !engine.learned.is_empty() {
+            out.push('\n');
+            out.push_str(&learned(engine).render());
+        }
         if with_counters {
             let mut table = Table::new(&[("counter", Align::Left), ("count", Align::Right)]);
             for (name, count) in engine.counters.iter().filter(|(_, count)| **count > 0) {
@@ -124,11 +128,13 @@ fn render(status: &Status, with_flows: bool, with_counters: bool) -> String {
 fn render_engine(engine: &EngineStatus) -> String {
     let flows: usize = engine.channels.iter().map(|channel| channel.flows.len()).sum();
     let mut out = format!(
-        "\nengine {}: idle policy {}, applications {}, connections {flows}\n",
+        "\nengine {}: idle policy {}{}, applications {}, connections {flows}\n",
         engine.id,
         engine.idle,
+        engine.cpu.map_or_else(String::new, |cpu| format!(", on processor {cpu}")),
         engine.channels.len()
     );
+    out.push_str(&hand_overs(engine));
     if engine.channels.is_empty() {
         return out;
     }
@@ -156,6 +162,22 @@ fn render_engine(engine: &EngineStatus) -> String {
     out
 }
 
+/// What landed at another engine than it belongs to, if anything did.
+fn hand_overs(engine: &EngineStatus) -> String {
+    let count = |name: &str| engine.counters.get(name).copied().unwrap_or(0);
+    let (out, taken, dropped) =
+        (count("handed_over_out"), count("handed_over_in"), count("handed_over_dropped"));
+    if out + taken + dropped == 0 {
+        return String::new();
+    }
+    let mut text = format!("datagrams handed over: {out} to other engines, {taken} from them");
+    if dropped > 0 {
+        text.push_str(&format!(", {dropped} dropped because an engine was behind"));
+    }
+    text.push('\n');
+    text
+}
+
 fn connections(engine: &EngineStatus) -> Table {
     let mut table = Table::new(&[
         ("application", Align::Left),
@@ -173,7 +195,12 @@ fn connections(engine: &EngineStatus) -> Table {
                 channel.name.clone(),
                 flow.peer.to_string(),
                 flow.local.to_string(),
-                flow.kind.clone(),
+                match flow.peer_engine {
+                    Some(peer) if u32::from(peer) != engine.id || flow.kind == "remote" => {
+                        format!("{} (engine {peer})", flow.kind)
+                    }
+                    _ => flow.kind.clone(),
+                },
                 flow.state.clone(),
                 match flow.srtt_ns {
                     0 => "-".to_owned(),
@@ -187,7 +214,8 @@ fn connections(engine: &EngineStatus) -> Table {
     table
 }
 
-/// Numbers of each connection. A path that there is not, or that nothing is known of, is a dash.
+/// Numbers of each connection. A path that there is not, or that nothing is known of, is a dash. Ports with a question mark
+/// are those of which the peer has not said that they reach the right engine.
 fn statistics(engine: &EngineStatus) -> Table {
     let columns = [
         "acknowledged",
@@ -198,6 +226,8 @@ fn statistics(engine: &EngineStatus) -> Table {
         "in flight",
         "datagram",
         "repeats",
+        "UDP ports",
+        "handed over",
     ];
     let mut titles = vec![("application", Align::Left), ("peer", Align::Left)];
     titles.extend(columns.map(|title| (title, Align::Right)));
@@ -219,8 +249,32 @@ fn statistics(engine: &EngineStatus) -> Table {
                 path(flow.bytes_in_flight),
                 path(u64::from(flow.datagram_size)),
                 path(flow.retransmissions),
+                match flow.from_port {
+                    0 => "-".to_owned(),
+                    from if flow.direct => format!("{from} to {}", flow.to_port),
+                    from => format!("{from} to {}?", flow.to_port),
+                },
+                path(flow.taken_over),
             ]);
         }
+    }
+    table
+}
+
+/// Which UDP ports reach which engine of other hosts, and on which theirs reach this one.
+fn learned(engine: &EngineStatus) -> Table {
+    let mut table = Table::new(&[
+        ("host", Align::Left),
+        ("engines", Align::Right),
+        ("reached by UDP ports", Align::Left),
+        ("reaches us by", Align::Left),
+    ]);
+    for host in &engine.learned {
+        let pairs = host.pairs.iter();
+        let pairs =
+            pairs.map(|pair| format!("engine {}: {} to {}", pair.engine, pair.from_port, pair.to_port));
+        let heard = host.heard.map_or_else(|| "-".to_owned(), |(from, to)| format!("{from} to {to}"));
+        table.row([host.host.clone(), host.engines.to_string(), pairs.collect::<Vec<_>>().join(", "), heard]);
     }
     table
 }

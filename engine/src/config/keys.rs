@@ -1,6 +1,6 @@
 //! The table of settings: how each is named, checked, set and shown.
 
-use super::{Config, DriverKind, IdlePolicy, LogFormat, LogLevel};
+use super::{Config, Cpus, DriverKind, IdlePolicy, LogFormat, LogLevel, MAX_ENGINES};
 use std::net::IpAddr;
 use std::ops::RangeInclusive;
 use std::path::PathBuf;
@@ -96,10 +96,23 @@ pub const KEYS: &[Key] = &[
     },
     Key {
         name: "udp_port",
-        help: "the UDP port that carries everything; the same on every host",
+        help: "the UDP port that everything is sent to; the same on every host",
         allowed: "a number from 1024 to 65535",
         set: |config, text| put(&mut config.udp_port, number(text, 1_024..=65_535)),
         show: |config| config.udp_port.to_string(),
+    },
+    Key {
+        name: "udp_ports",
+        help: "the UDP ports to send from, beginning with udp_port; auto: 64 for each engine",
+        allowed: "\"auto\" or a range of ports from 1024 to 65535, such as \"31580-31707\"",
+        set: |config, text| {
+            config.udp_ports = port_range(text);
+            config.udp_ports.is_some() || text == AUTO
+        },
+        show: |config| match &config.udp_ports {
+            Some(ports) => quoted(&format!("{}-{}", ports.start(), ports.end())),
+            None => quoted(AUTO),
+        },
     },
     Key {
         name: "driver",
@@ -110,10 +123,21 @@ pub const KEYS: &[Key] = &[
     },
     Key {
         name: "engines",
-        help: "engine threads",
-        allowed: "1 (several engines need RSS--, which comes in a later release)",
-        set: |config, text| put(&mut config.engines, number(text, 1..=1)),
+        help: "engine threads; each has queues, channels and flows of its own",
+        allowed: "a number from 1 to 16",
+        set: |config, text| put(&mut config.engines, number(text, 1..=MAX_ENGINES)),
         show: |config| config.engines.to_string(),
+    },
+    Key {
+        name: "cpus",
+        help: "the processor of each engine; auto: the first that the process may use; \"\": the system decides",
+        allowed: "\"\", \"auto\" or a list of processors, one for each engine, such as [2, 3]",
+        set: |config, text| put(&mut config.cpus, cpus(text)),
+        show: |config| match &config.cpus {
+            Cpus::Any => quoted(""),
+            Cpus::Auto => quoted(AUTO),
+            Cpus::These(list) => format!("{list:?}"),
+        },
     },
     Key {
         name: "idle",
@@ -214,6 +238,27 @@ fn number<T: TryFrom<u32>>(text: &str, allowed: RangeInclusive<u32>) -> Option<T
         None => text.parse().ok()?,
     };
     allowed.contains(&value).then(|| T::try_from(value).ok()).flatten()
+}
+
+fn port_range(text: &str) -> Option<RangeInclusive<u16>> {
+    let (first, last) = text.split_once('-')?;
+    let port = |text: &str| number::<u16>(text.trim(), 1_024..=65_535);
+    let (first, last) = (port(first)?, port(last)?);
+    (first <= last).then_some(first..=last)
+}
+
+/// The largest number of a processor that Linux can have (`CPU_SETSIZE` of the C library, less one).
+const LAST_CPU: u32 = 1_023;
+
+fn cpus(text: &str) -> Option<Cpus> {
+    match text {
+        "" => Some(Cpus::Any),
+        AUTO => Some(Cpus::Auto),
+        list => {
+            let list = list.split(',').map(|cpu| number(cpu.trim(), 0..=LAST_CPU));
+            Some(Cpus::These(list.collect::<Option<_>>()?))
+        }
+    }
 }
 
 /// Permission bits are octal with or without the prefix, as for `chmod`.

@@ -1,7 +1,7 @@
 //! Where settings come from, which one wins, and what is said about a wrong one.
 
 use super::keys::{AUTO, KEYS, Key};
-use super::{Config, is_root};
+use super::{Config, Cpus, is_root, pairs_needed};
 use std::collections::BTreeMap;
 use std::fmt;
 use std::net::IpAddr;
@@ -280,6 +280,13 @@ impl Builder {
                 config.keepalive_ms, config.dead_after_ms
             )));
         }
+        // Who chooses the range has chosen the port that it begins with.
+        if let Some(ports) = &config.udp_ports
+            && !self.origins.contains_key("udp_port")
+        {
+            self.config.udp_port = *ports.start();
+        }
+        check_engines(&self.config).map_err(ConfigError::Contradiction)?;
         if !self.address_is_chosen {
             self.config.address = find_address()?;
         }
@@ -289,6 +296,34 @@ impl Builder {
             warnings: self.warnings,
             origins: self.origins,
         })
+    }
+}
+
+/// What only makes sense together: engines, their ports and their processors.
+fn check_engines(config: &Config) -> Result<(), String> {
+    let Config { engines, udp_port, .. } = *config;
+    if let Some(ports) = &config.udp_ports {
+        let (first, last) = (*ports.start(), *ports.end());
+        if first != udp_port {
+            return Err(format!(
+                "udp_ports = \"{first}-{last}\" must begin with udp_port = {udp_port}, which all engines send from, too"
+            ));
+        }
+        let needed = u32::from(pairs_needed(engines)) * engines;
+        if u32::from(last - first) + 1 < needed {
+            return Err(format!(
+                "udp_ports = \"{first}-{last}\" are too few for engines = {engines}: {needed} are needed, so that each \
+                 engine finds a port from which it reaches the right one of {engines} others; such as \"{first}-{}\"",
+                (u32::from(first) + needed - 1).min(65_535)
+            ));
+        }
+    }
+    match &config.cpus {
+        Cpus::These(list) if list.len() != engines as usize => Err(format!(
+            "cpus = {list:?} names {} processors for engines = {engines}: it must name one for each engine",
+            list.len()
+        )),
+        _ => Ok(()),
     }
 }
 
@@ -306,10 +341,17 @@ fn line_at(text: &str, offset: usize) -> usize {
     text.bytes().take(offset).filter(|&byte| byte == b'\n').count() + 1
 }
 
-/// The text that the checks expect, or nothing for what is neither text nor integer.
+/// The text that the checks expect, or nothing for what is neither text nor integer nor a list of such. A list becomes its
+/// entries with commas between, as a flag would have it.
 fn text_of(value: &DeValue<'_>) -> Option<String> {
     if let Some(text) = value.as_str() {
         return Some(text.to_owned());
+    }
+    if let Some(list) = value.as_array() {
+        let entries = list
+            .iter()
+            .map(|entry| entry.get_ref().as_array().is_none().then(|| text_of(entry.get_ref()))?);
+        return entries.collect::<Option<Vec<_>>>().map(|entries| entries.join(","));
     }
     let integer = value.as_integer()?;
     match integer.radix() {

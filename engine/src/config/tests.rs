@@ -1,5 +1,5 @@
 use super::*;
-use crate::config::IdlePolicy;
+use crate::config::{Cpus, IdlePolicy, MAX_ENGINES, pairs_needed};
 use std::net::Ipv4Addr;
 
 const FOUND: IpAddr = IpAddr::V4(Ipv4Addr::new(10, 9, 8, 7));
@@ -60,7 +60,13 @@ fn a_bad_value_is_named_with_key_value_place_and_range() {
     assert!(message("udp_port = -1").contains("\"-1\""));
     assert!(message("udp_port = true").contains("a TOML boolean"));
     assert!(message("idle = \"sleep\"").contains("one of \"auto\", \"spin\", \"yield\", \"block\""));
-    assert!(message("engines = 2").contains("RSS--"));
+    assert!(message("engines = 17").contains("a number from 1 to 16"));
+    assert!(message("engines = 0").contains("a number from 1 to 16"));
+    assert!(message("udp_ports = \"2000\"").contains("a range of ports"));
+    assert!(message("udp_ports = \"2100-2000\"").contains("a range of ports"));
+    assert!(message("cpus = [0, -1]").contains("a list of processors"));
+    assert!(message("cpus = [0, [1]]").contains("a TOML array"));
+    assert!(message("cpus = \"0,x\"").contains("a list of processors"));
     assert!(message("address = \"nowhere\"").contains("an IPv4 address of this host"));
     assert!(message("address = \"0.0.0.0\"").contains("not allowed"));
     assert!(message("socket = \"\"").contains("a path of 1 to 107 bytes"));
@@ -74,6 +80,37 @@ fn a_file_that_is_no_toml_is_named_with_its_line() {
 #[test]
 fn settings_that_contradict_each_other_are_refused() {
     assert!(message("keepalive_ms = 5000\ndead_after_ms = 5000").contains("must be less than dead_after_ms"));
+    assert!(
+        message("udp_port = 3000\nudp_ports = \"2000-2100\"").contains("must begin with udp_port = 3000")
+    );
+    assert!(message("engines = 2\ncpus = [0]").contains("names 1 processors for engines = 2"));
+}
+
+#[test]
+fn the_range_of_source_ports_is_checked_against_the_formula() {
+    for engines in 1..=MAX_ENGINES {
+        let needed = engines * u32::from(pairs_needed(engines));
+        let with = |count: u32| format!("engines = {engines}\nudp_ports = \"2000-{}\"", 2000 + count - 1);
+        let config = from_file(&with(needed)).unwrap().config;
+        assert_eq!(
+            (config.udp_port, config.udp_ports.map(|ports| ports.len())),
+            (2000, Some(needed as usize))
+        );
+        if engines > 1 {
+            assert!(message(&with(needed - 1)).contains(&format!("{needed} are needed")), "{engines}");
+        }
+    }
+}
+
+#[test]
+fn processors_are_a_list_in_every_notation() {
+    let these = |text: &str| from_file(&format!("engines = 2\ncpus = {text}")).unwrap().config.cpus;
+    assert_eq!(these("[1, 0]"), Cpus::These(vec![1, 0]));
+    assert_eq!(these("\"1,0\""), Cpus::These(vec![1, 0]));
+    assert_eq!(these("\"auto\""), Cpus::Auto);
+    assert_eq!(these("\"\""), Cpus::Any);
+    let one = from_file("cpus = 3").unwrap().config.cpus;
+    assert_eq!(one, Cpus::These(vec![3]));
 }
 
 #[test]
@@ -112,6 +149,14 @@ fn an_unknown_variable_is_a_warning_with_the_nearest_valid_one() {
 #[test]
 fn every_default_passes_its_own_check_when_written_to_a_file() {
     let config = Config::default();
+    let text: String = KEYS.iter().map(|key| format!("{} = {}\n", key.name, key.show(&config))).collect();
+    assert_eq!(from_file(&text).unwrap().config, config);
+    let config = Config {
+        engines: 2,
+        cpus: Cpus::These(vec![0, 1]),
+        udp_ports: Some(config.udp_port..=config.udp_port + 99),
+        ..config
+    };
     let text: String = KEYS.iter().map(|key| format!("{} = {}\n", key.name, key.show(&config))).collect();
     assert_eq!(from_file(&text).unwrap().config, config);
 }

@@ -93,10 +93,21 @@ struct Channel {
     connection: Option<usize>,
     pid: u32,
     name: String,
-    /// Listens that the engine has not confirmed yet: listener, the application's request, address.
-    listening: Vec<(u32, u32, SocketAddr)>,
+    /// Listens that not all engines have confirmed yet.
+    listening: Vec<Listening>,
     /// Questions about flows that the engine has not answered yet.
     stats_asked: usize,
+}
+
+/// A listen that engines were told of.
+#[derive(Debug)]
+struct Listening {
+    listener: u32,
+    /// The application's number for it.
+    request: u32,
+    local: SocketAddr,
+    /// Engines that have not confirmed it.
+    missing: usize,
 }
 
 /// A status that engines are asked for.
@@ -332,8 +343,25 @@ impl Controller {
             && let Some(entry) = self.channels.get_mut(&channel)
         {
             entry.connection = None;
-            self.ports.release_all(channel);
-            self.engines[entry.engine].send(Command::Gone { channel });
+            let engine = entry.engine;
+            self.release_ports(channel, engine);
+            self.engines[engine].send(Command::Gone { channel });
+        }
+    }
+
+    /// A channel on this engine gives up all its ports.
+    fn release_ports(&mut self, channel: u64, engine: usize) {
+        for (port, listener) in self.ports.release_all(channel) {
+            self.tell_others(engine, || Command::UnlistenElsewhere { port, listener });
+        }
+    }
+
+    /// Tells all engines but one.
+    fn tell_others(&self, engine: usize, command: impl Fn() -> Command) {
+        for (index, other) in self.engines.iter().enumerate() {
+            if index != engine {
+                other.send(command());
+            }
         }
     }
 
@@ -354,7 +382,7 @@ impl Controller {
 
     fn channel_ended(&mut self, channel: u64, fault: Option<PeerFault>) {
         let Some(entry) = self.channels.remove(&channel) else { return };
-        self.ports.release_all(channel);
+        self.release_ports(channel, entry.engine);
         let Some(place) = entry.connection else { return };
         if let Some(fault) = fault {
             let text = format!("the application broke a rule of the channel: {fault}");
@@ -367,8 +395,14 @@ impl Controller {
 
     fn listening(&mut self, channel: u64, listener: u32) {
         let Some(entry) = self.channels.get_mut(&channel) else { return };
-        let Some(at) = entry.listening.iter().position(|&(other, ..)| other == listener) else { return };
-        let (_, request, local) = entry.listening.swap_remove(at);
+        let Some(at) = entry.listening.iter().position(|listening| listening.listener == listener) else {
+            return;
+        };
+        entry.listening[at].missing -= 1;
+        if entry.listening[at].missing > 0 {
+            return;
+        }
+        let Listening { request, local, .. } = entry.listening.swap_remove(at);
         if let Some(place) = entry.connection {
             self.reply(place, &Reply::Listening { request, listener, local });
         }

@@ -45,16 +45,22 @@ impl Ports {
         None
     }
 
-    /// Frees the port of a listener if `channel` has it. Says whether it had.
-    pub(super) fn release(&mut self, owner: Owner) -> bool {
-        let before = self.owners.len();
-        self.owners.retain(|_, other| *other != owner);
-        self.owners.len() < before
+    /// Frees the port of a listener if `channel` has it, and answers which it is.
+    pub(super) fn release(&mut self, owner: Owner) -> Option<u16> {
+        let port = self.owners.iter().find_map(|(&port, other)| (*other == owner).then_some(port))?;
+        self.owners.remove(&port);
+        Some(port)
     }
 
-    /// Frees all ports of a channel.
-    pub(super) fn release_all(&mut self, channel: u64) {
-        self.owners.retain(|_, other| other.channel != channel);
+    /// Frees all ports of a channel, and answers which they are and the listeners that had them.
+    pub(super) fn release_all(&mut self, channel: u64) -> Vec<(u16, u32)> {
+        let of_channel =
+            |(&port, owner): (&u16, &Owner)| (owner.channel == channel).then_some((port, owner.listener));
+        let released: Vec<_> = self.owners.iter().filter_map(of_channel).collect();
+        for (port, _) in &released {
+            self.owners.remove(port);
+        }
+        released
     }
 
     /// How many ports a channel has.
@@ -75,11 +81,13 @@ mod tests {
         assert_eq!(ports.take(80, second), Err(Some(first)));
         assert_eq!(ports.take(0, second), Ok(FIRST_FREE_PORT));
         assert_eq!(ports.take(0, second), Ok(FIRST_FREE_PORT + 1));
-        assert!(!ports.release(Owner { channel: 2, listener: 1 }));
-        assert!(ports.release(first));
+        assert_eq!(ports.release(Owner { channel: 2, listener: 1 }), None);
+        assert_eq!(ports.release(first), Some(80));
         assert_eq!(ports.take(80, second), Ok(80));
         assert_eq!(ports.count(2), 3);
-        ports.release_all(2);
+        let mut released = ports.release_all(2);
+        released.sort_unstable();
+        assert_eq!(released, [(80, 2), (FIRST_FREE_PORT, 2), (FIRST_FREE_PORT + 1, 2)]);
         assert_eq!(ports.count(2), 0);
     }
 

@@ -3,7 +3,7 @@
 use super::attach::{PendingAttach, agree_on_version};
 use super::connection::State;
 use super::ports::Owner;
-use super::{Channel, Controller, Gathering, HANDSHAKE_TIMEOUT, STATUS_IDLE, STATUS_TIMEOUT};
+use super::{Channel, Controller, Gathering, HANDSHAKE_TIMEOUT, Listening, STATUS_IDLE, STATUS_TIMEOUT};
 use crate::mailbox::Command;
 use crate::status::{EngineStatus, Status};
 use crate::tenant::Identity;
@@ -69,9 +69,9 @@ impl Controller {
                 }
             }
             (Request::Detach, Some(channel)) => {
-                self.ports.release_all(channel);
-                if let Some(entry) = self.channels.get(&channel) {
-                    self.engines[entry.engine].send(Command::Detach { channel });
+                if let Some(engine) = self.channels.get(&channel).map(|entry| entry.engine) {
+                    self.release_ports(channel, engine);
+                    self.engines[engine].send(Command::Detach { channel });
                 }
             }
             (Request::Status, _) => self.gather_status(place),
@@ -127,8 +127,9 @@ impl Controller {
     fn choose_engine(&mut self, wanted: u32) -> Result<u32, Refusal> {
         let count = self.engines.len();
         let chosen = if wanted == ANY_ENGINE {
-            self.next_engine = (self.next_engine + 1) % count;
-            self.next_engine
+            let next = self.next_engine;
+            self.next_engine = (next + 1) % count;
+            next
         } else {
             wanted as usize
         };
@@ -200,18 +201,22 @@ impl Controller {
         self.next_listener = listener.wrapping_add(1);
         self.counts.listens += 1;
         let Some(entry) = self.channels.get_mut(&channel) else { return Ok(()) };
-        entry.listening.push((listener, request, SocketAddr::new(own, port)));
+        let (local, missing) = (SocketAddr::new(own, port), self.engines.len());
+        entry.listening.push(Listening { listener, request, local, missing });
         let backlog = backlog.clamp(1, MAX_BACKLOG);
-        self.engines[entry.engine].send(Command::Listen { channel, port, listener, backlog });
+        let at = entry.engine;
+        self.engines[at].send(Command::Listen { channel, port, listener, backlog });
+        let engine = u8::try_from(at).unwrap_or(u8::MAX);
+        self.tell_others(at, || Command::ListenElsewhere { channel, port, engine, listener });
         Ok(())
     }
 
     fn unlisten(&mut self, channel: u64, listener: u32) {
         // A listener that is not (or no longer) the channel's: nothing to do, and nobody waits for an answer.
-        if self.ports.release(Owner { channel, listener })
-            && let Some(entry) = self.channels.get(&channel)
-        {
-            self.engines[entry.engine].send(Command::Unlisten { listener });
+        let Some(port) = self.ports.release(Owner { channel, listener }) else { return };
+        if let Some(engine) = self.channels.get(&channel).map(|entry| entry.engine) {
+            self.engines[engine].send(Command::Unlisten { listener });
+            self.tell_others(engine, || Command::UnlistenElsewhere { port, listener });
         }
     }
 

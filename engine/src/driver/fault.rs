@@ -8,6 +8,7 @@ use std::net::SocketAddr;
 use std::os::fd::BorrowedFd;
 
 use super::{Driver, DriverCounters};
+use crate::proto::PortRange;
 use crate::proto::rng::Rng;
 use crate::proto::time::{Duration, Instant};
 
@@ -98,6 +99,7 @@ struct Release {
 
 #[derive(Clone, Copy, Debug)]
 struct Held {
+    from_port: u16,
     to: SocketAddr,
     len: usize,
     place: usize,
@@ -114,7 +116,7 @@ pub struct FaultDriver<D, C> {
     rng: Rng,
     /// The memory of all places, one after the other, and last the datagram that is lent.
     bytes: Vec<u8>,
-    lent: Option<(SocketAddr, usize)>,
+    lent: Option<(u16, SocketAddr, usize)>,
     /// What is held back, oldest first.
     held: Vec<Held>,
     free_places: Vec<usize>,
@@ -192,9 +194,9 @@ impl<D: Driver, C: FnMut() -> Instant + Send> FaultDriver<D, C> {
     }
 
     /// Sends the scratch datagram now if the inner driver has room, else as soon as it has.
-    fn send_now(&mut self, to: SocketAddr, len: usize) {
+    fn send_now(&mut self, from_port: u16, to: SocketAddr, len: usize) {
         let start = self.bytes.len() - self.inner.max_datagram();
-        let room = if self.is_backlogged { None } else { self.inner.lend(to, len) };
+        let room = if self.is_backlogged { None } else { self.inner.lend(from_port, to, len) };
         match room {
             Some(room) => {
                 room.copy_from_slice(&self.bytes[start..start + len]);
@@ -202,17 +204,17 @@ impl<D: Driver, C: FnMut() -> Instant + Send> FaultDriver<D, C> {
             }
             None => {
                 self.is_backlogged = true;
-                self.hold(to, len, Release { at: Instant::ZERO, after_datagrams: 0 });
+                self.hold(from_port, to, len, Release { at: Instant::ZERO, after_datagrams: 0 });
             }
         }
     }
 
-    fn hold(&mut self, to: SocketAddr, len: usize, release: Release) {
+    fn hold(&mut self, from_port: u16, to: SocketAddr, len: usize, release: Release) {
         let place = self.free_places.pop().expect("lend made sure of free places");
         let max_datagram = self.inner.max_datagram();
         let start = self.bytes.len() - max_datagram;
         self.bytes.copy_within(start..start + len, place * max_datagram);
-        self.held.push(Held { to, len, place, release });
+        self.held.push(Held { from_port, to, len, place, release });
     }
 
     /// Gives what is due to the inner driver, oldest first, until that has no room.
@@ -221,12 +223,12 @@ impl<D: Driver, C: FnMut() -> Instant + Send> FaultDriver<D, C> {
         let max_datagram = self.inner.max_datagram();
         let mut index = 0;
         while index < self.held.len() {
-            let Held { to, len, place, release } = self.held[index];
+            let Held { from_port, to, len, place, release } = self.held[index];
             if release.at > now && release.after_datagrams > self.committed {
                 index += 1;
                 continue;
             }
-            let Some(room) = self.inner.lend(to, len) else {
+            let Some(room) = self.inner.lend(from_port, to, len) else {
                 self.is_backlogged = true;
                 return;
             };
@@ -247,19 +249,27 @@ impl<D: Driver, C: FnMut() -> Instant + Send> Driver for FaultDriver<D, C> {
         self.inner.max_datagram()
     }
 
-    fn receive(&mut self, each: impl FnMut(SocketAddr, &[u8])) -> io::Result<usize> {
+    fn ports(&self) -> PortRange {
+        self.inner.ports()
+    }
+
+    fn receive_ports(&self) -> PortRange {
+        self.inner.receive_ports()
+    }
+
+    fn receive(&mut self, each: impl FnMut(SocketAddr, u16, &[u8])) -> io::Result<usize> {
         self.inner.receive(each)
     }
 
-    fn lend(&mut self, to: SocketAddr, len: usize) -> Option<&mut [u8]> {
+    fn lend(&mut self, from_port: u16, to: SocketAddr, len: usize) -> Option<&mut [u8]> {
         if self.is_harmless {
-            return self.inner.lend(to, len);
+            return self.inner.lend(from_port, to, len);
         }
         assert!(len <= self.inner.max_datagram(), "a datagram of {len} bytes does not fit");
         if self.is_backlogged || self.free_places.len() < PLACES_PER_DATAGRAM {
             return None;
         }
-        self.lent = Some((to, len));
+        self.lent = Some((from_port, to, len));
         Some(&mut self.scratch()[..len])
     }
 
@@ -267,7 +277,7 @@ impl<D: Driver, C: FnMut() -> Instant + Send> Driver for FaultDriver<D, C> {
         if self.is_harmless {
             return self.inner.commit(len);
         }
-        let (to, lent_len) = self.lent.take().expect("a datagram is lent before it is committed");
+        let (from_port, to, lent_len) = self.lent.take().expect("a datagram is lent before it is committed");
         assert!(len <= lent_len, "{len} bytes committed of {lent_len} lent");
         self.committed += 1;
         if self.happens(self.config.lose_per_mille) {
@@ -278,12 +288,12 @@ impl<D: Driver, C: FnMut() -> Instant + Send> Driver for FaultDriver<D, C> {
             self.corrupt(len);
         }
         match self.draw_release() {
-            None => self.send_now(to, len),
-            Some(release) => self.hold(to, len, release),
+            None => self.send_now(from_port, to, len),
+            Some(release) => self.hold(from_port, to, len, release),
         }
         if self.happens(self.config.repeat_per_mille) {
             self.counters.repeated += 1;
-            self.send_now(to, len);
+            self.send_now(from_port, to, len);
         }
     }
 
@@ -347,7 +357,7 @@ mod tests {
             let mut received = Vec::new();
             for _ in 0..count {
                 let to = self.driver.local_address();
-                if let Some(room) = self.driver.lend(to, 64) {
+                if let Some(room) = self.driver.lend(1, to, 64) {
                     room.fill(0);
                     room[..4].copy_from_slice(&self.next.to_le_bytes());
                     self.driver.commit(64);
@@ -361,7 +371,7 @@ mod tests {
         fn flush(&mut self) -> Vec<u32> {
             let mut received = Vec::new();
             self.driver.flush().unwrap();
-            let each = |_, bytes: &[u8]| received.push(u32::from_le_bytes(bytes[..4].try_into().unwrap()));
+            let each = |_, _, bytes: &[u8]| received.push(u32::from_le_bytes(bytes[..4].try_into().unwrap()));
             self.driver.receive(each).unwrap();
             received
         }
@@ -416,13 +426,13 @@ mod tests {
         let mut bench = bench(FaultConfig { corrupt_per_mille: 1_000, ..seeded(3) });
         let to = bench.driver.local_address();
         for _ in 0..100 {
-            bench.driver.lend(to, 64).unwrap().fill(0);
+            bench.driver.lend(1, to, 64).unwrap().fill(0);
             bench.driver.commit(64);
             bench.driver.flush().unwrap();
             let mut flipped = 0;
             bench
                 .driver
-                .receive(|_, bytes| flipped = bytes.iter().map(|byte| byte.count_ones()).sum())
+                .receive(|_, _, bytes| flipped = bytes.iter().map(|byte| byte.count_ones()).sum())
                 .unwrap();
             assert_eq!(flipped, 1);
         }
@@ -471,10 +481,10 @@ mod tests {
         });
         assert!(bench.exchange(2 * u32::try_from(HELD_DATAGRAMS).unwrap()).is_empty());
         let to = bench.driver.local_address();
-        assert!(bench.driver.lend(to, 64).is_none());
+        assert!(bench.driver.lend(1, to, 64).is_none());
         bench.now_ns.store(10, Ordering::Relaxed);
         let mut received = bench.flush();
-        assert!(bench.driver.lend(to, 64).is_some());
+        assert!(bench.driver.lend(1, to, 64).is_some());
         bench.driver.commit(64);
         for _ in 0..10 {
             received.extend(bench.flush());

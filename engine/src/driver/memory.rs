@@ -1,19 +1,22 @@
 //! Queues in one process: a network without a network, for benches, for tests and for several engines in one program.
 //!
-//! [`MemoryNetwork`] is a small switch. Each port has a receive queue of [`DESCRIPTORS`] datagrams; what does not fit is
-//! dropped and counted by the sender, who in a real network would not know. A datagram crosses by an exchange of frames, so
+//! [`MemoryNetwork`] is a small switch. Each host has one or several receive queues of [`DESCRIPTORS`] datagrams, chosen by an
+//! opaque hash ([`OpaqueHash`]); what does not fit is dropped and counted by the sender, who in a real network would not know. A datagram crosses by an exchange of frames, so
 //! its cost hardly depends on its length.
 
-mod ring;
+mod hash;
 
 use std::io;
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::os::fd::BorrowedFd;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
 
-pub use self::ring::DESCRIPTORS;
-use self::ring::{Frame, Receiver, Sender};
+pub use self::hash::{MOST_QUEUES, OpaqueHash};
 use super::{Driver, DriverCounters};
+pub use crate::frames::DESCRIPTORS;
+use crate::frames::{self, Frame, Receiver, Sender};
+use crate::proto::PortRange;
 
 /// Largest UDP payload on Ethernet with its usual MTU of 1,500 bytes over IPv4.
 pub const DEFAULT_MAX_DATAGRAM: usize = 1_472;
@@ -25,65 +28,132 @@ pub const LARGEST_MAX_DATAGRAM: usize = 65_507;
 #[derive(Debug)]
 pub struct MemoryNetwork;
 
+/// One host of a network in memory: a network card that is an LCD NIC (paper, section 3.1). It hashes and drops, nothing else.
+#[derive(Clone, Copy, Debug)]
+pub struct MemoryHost {
+    /// Its IP address, and the UDP port that its drivers name as theirs: the first of `ports`.
+    pub ip: IpAddr,
+    /// The UDP ports that it sends from and receives at.
+    pub ports: PortRange,
+    /// Its receive queues: one for each engine.
+    pub queues: usize,
+}
+
 impl MemoryNetwork {
     /// One driver for each of `addresses`, in their order, that reach each other; a port reaches itself, too. The addresses
     /// must differ. Datagrams have up to `max_datagram` bytes.
     pub fn open(addresses: &[SocketAddr], max_datagram: usize) -> Vec<MemoryDriver> {
+        let host = |address: &SocketAddr| {
+            let ports = PortRange::only(address.port());
+            MemoryHost { ip: address.ip(), ports, queues: 1 }
+        };
+        let hosts: Vec<_> = addresses.iter().map(host).collect();
+        Self::open_hosts(&hosts, max_datagram, [0; 2]).into_iter().flatten().collect()
+    }
+
+    /// For each of `hosts`, one driver for each of its queues. Which queue a datagram arrives at is decided by a hash of
+    /// addresses and ports whose key follows from the seed, another one for each host, and can be read by nobody.
+    pub fn open_hosts(hosts: &[MemoryHost], max_datagram: usize, seed: [u64; 2]) -> Vec<Vec<MemoryDriver>> {
         assert!(
             (1..=LARGEST_MAX_DATAGRAM).contains(&max_datagram),
             "no UDP network has datagrams of {max_datagram}"
         );
-        for (index, address) in addresses.iter().enumerate() {
-            assert!(!addresses[..index].contains(address), "{address} is given twice");
+        for (index, host) in hosts.iter().enumerate() {
+            let is_same = |other: &MemoryHost| {
+                other.ip == host.ip && host.ports.ports().any(|port| other.ports.contains(port))
+            };
+            assert!(!hosts[..index].iter().any(is_same), "{} is given twice", host.address());
         }
-        let (senders, receivers): (Vec<_>, Vec<_>) =
-            addresses.iter().map(|_| ring::ring(max_datagram)).unzip();
-        let ports = addresses.iter().copied().zip(senders).collect();
-        let wiring = Arc::new(Wiring::Switch(ports));
-        let drivers = addresses.iter().zip(receivers);
-        drivers
-            .map(|(address, incoming)| {
-                MemoryDriver::new(*address, max_datagram, Arc::clone(&wiring), incoming)
-            })
-            .collect()
+        let (mut nics, mut queues, mut receivers) = (Vec::new(), Vec::new(), Vec::new());
+        for (number, host) in (0_u64..).zip(hosts) {
+            let hash = |generation: u64| {
+                OpaqueHash::new([seed[0] ^ number << 8, seed[1].wrapping_add(generation)], host.queues)
+            };
+            let hashes = (0..HASHES as u64).map(hash).collect();
+            nics.push(Nic { host: *host, first_queue: queues.len(), hashes });
+            for _ in 0..host.queues {
+                let (sender, receiver) = frames::ring(max_datagram);
+                queues.push(sender);
+                receivers.push((*host, receiver));
+            }
+        }
+        let kind = Kind::Switch(nics);
+        let wiring = Arc::new(Wiring { kind, queues, generation: AtomicUsize::new(0) });
+        let mut drivers = receivers
+            .into_iter()
+            .map(|(host, incoming)| MemoryDriver::new(host, max_datagram, Arc::clone(&wiring), incoming));
+        hosts.iter().map(|host| drivers.by_ref().take(host.queues).collect()).collect()
     }
 
     /// A driver to which everything that it sends comes back, as if from the address that it was sent to. An engine that
     /// connects to itself, or to any other address, meets itself.
     pub fn loop_back(address: SocketAddr, max_datagram: usize) -> MemoryDriver {
-        let (sender, incoming) = ring::ring(max_datagram);
-        MemoryDriver::new(address, max_datagram, Arc::new(Wiring::LoopBack(sender)), incoming)
+        let (sender, incoming) = frames::ring(max_datagram);
+        let wiring = Wiring { kind: Kind::LoopBack, queues: vec![sender], generation: AtomicUsize::new(0) };
+        let host = MemoryHost { ip: address.ip(), ports: PortRange::only(address.port()), queues: 1 };
+        MemoryDriver::new(host, max_datagram, Arc::new(wiring), incoming)
     }
 }
+
+impl MemoryHost {
+    fn address(&self) -> SocketAddr {
+        SocketAddr::new(self.ip, self.ports.first())
+    }
+}
+
+/// Hashes of one card, so many rehashings apart; then they come again.
+const HASHES: usize = 4;
 
 /// Who is connected to whom.
 #[derive(Debug)]
-enum Wiring {
-    Switch(Vec<(SocketAddr, Sender)>),
-    LoopBack(Sender),
+struct Wiring {
+    kind: Kind,
+    /// The receive queues of all hosts.
+    queues: Vec<Sender>,
+    /// How often the cards hashed anew.
+    generation: AtomicUsize,
+}
+
+#[derive(Debug)]
+enum Kind {
+    Switch(Vec<Nic>),
+    LoopBack,
+}
+
+#[derive(Debug)]
+struct Nic {
+    host: MemoryHost,
+    first_queue: usize,
+    hashes: Vec<OpaqueHash>,
 }
 
 impl Wiring {
-    /// The receive queue for datagrams to `to`. Ports with several queues would pick one by an opaque hash here.
-    fn queue(&self, to: SocketAddr) -> Option<usize> {
-        match self {
-            Self::Switch(ports) => ports.iter().position(|(address, _)| *address == to),
-            Self::LoopBack(_) => Some(0),
-        }
-    }
-
-    fn sender(&self, queue: usize) -> &Sender {
-        match self {
-            Self::Switch(ports) => &ports[queue].1,
-            Self::LoopBack(sender) => sender,
+    /// The receive queue for datagrams that go this way.
+    fn queue(&self, way: &Way) -> Option<usize> {
+        match &self.kind {
+            Kind::Switch(nics) => {
+                let takes = |nic: &&Nic| nic.host.ip == way.to.ip() && nic.host.ports.contains(way.to.port());
+                let nic = nics.iter().find(takes)?;
+                Some(nic.first_queue + nic.hashes[way.generation % HASHES].queue(way.from, way.to))
+            }
+            Kind::LoopBack => Some(0),
         }
     }
 }
 
-/// One port of a [`MemoryNetwork`]: a transmit and a receive queue.
+/// What decides where a datagram arrives.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+struct Way {
+    from: SocketAddr,
+    to: SocketAddr,
+    generation: usize,
+}
+
+/// One queue pair of a host of a [`MemoryNetwork`].
 #[derive(Debug)]
 pub struct MemoryDriver {
     address: SocketAddr,
+    ports: PortRange,
     max_datagram: usize,
     wiring: Arc<Wiring>,
     incoming: Receiver,
@@ -92,16 +162,19 @@ pub struct MemoryDriver {
     targets: Box<[Option<usize>]>,
     queued: usize,
     lent: Option<usize>,
-    /// The last destination with its queue: most datagrams go where the one before went.
-    last: (SocketAddr, Option<usize>),
+    /// The last way with its queue: most datagrams go where the one before went.
+    last: (Way, Option<usize>),
     counters: DriverCounters,
 }
 
 impl MemoryDriver {
-    fn new(address: SocketAddr, max_datagram: usize, wiring: Arc<Wiring>, incoming: Receiver) -> Self {
-        let last = (address, wiring.queue(address));
+    fn new(host: MemoryHost, max_datagram: usize, wiring: Arc<Wiring>, incoming: Receiver) -> Self {
+        let address = host.address();
+        let way = Way { from: address, to: address, generation: 0 };
+        let last = (way, wiring.queue(&way));
         Self {
             address,
+            ports: host.ports,
             max_datagram,
             wiring,
             incoming,
@@ -112,6 +185,11 @@ impl MemoryDriver {
             last,
             counters: DriverCounters::default(),
         }
+    }
+
+    /// From now on every network card of the network hashes with another key, as after a live migration.
+    pub fn rehash(&self) {
+        self.wiring.generation.fetch_add(1, Ordering::Relaxed);
     }
 }
 
@@ -124,27 +202,38 @@ impl Driver for MemoryDriver {
         self.max_datagram
     }
 
+    fn ports(&self) -> PortRange {
+        self.ports
+    }
+
+    fn receive_ports(&self) -> PortRange {
+        self.ports
+    }
+
     #[inline]
-    fn receive(&mut self, each: impl FnMut(SocketAddr, &[u8])) -> io::Result<usize> {
-        let handed = self.incoming.receive(each);
+    fn receive(&mut self, mut each: impl FnMut(SocketAddr, u16, &[u8])) -> io::Result<usize> {
+        let handed = self.incoming.receive(|frame| each(frame.from, frame.to_port, frame.datagram()));
         self.counters.datagrams_received += handed as u64;
         Ok(handed)
     }
 
     #[inline]
-    fn lend(&mut self, to: SocketAddr, len: usize) -> Option<&mut [u8]> {
+    fn lend(&mut self, from_port: u16, to: SocketAddr, len: usize) -> Option<&mut [u8]> {
         assert!(len <= self.max_datagram, "a datagram of {len} bytes on a path for {}", self.max_datagram);
         if self.queued == DESCRIPTORS {
             return None;
         }
-        if self.last.0 != to {
-            self.last = (to, self.wiring.queue(to));
+        let from = SocketAddr::new(self.address.ip(), from_port);
+        let way = Way { from, to, generation: self.wiring.generation.load(Ordering::Relaxed) };
+        if self.last.0 != way {
+            self.last = (way, self.wiring.queue(&way));
         }
         let frame = &mut self.frames[self.queued];
-        frame.from = match *self.wiring {
-            Wiring::Switch(_) => self.address,
-            Wiring::LoopBack(_) => to,
+        frame.from = match self.wiring.kind {
+            Kind::Switch(_) => from,
+            Kind::LoopBack => to,
         };
+        frame.to_port = to.port();
         self.targets[self.queued] = self.last.1;
         self.lent = Some(len);
         Some(&mut frame.bytes[..len])
@@ -169,7 +258,7 @@ impl Driver for MemoryDriver {
                 self.counters.dropped_error += frames.len() as u64;
                 continue;
             };
-            let taken = self.wiring.sender(queue).exchange(frames);
+            let taken = self.wiring.queues[queue].exchange(frames);
             self.counters.datagrams_sent += taken as u64;
             self.counters.dropped_queue_full += (frames.len() - taken) as u64;
         }

@@ -10,6 +10,7 @@ pub mod memory;
 mod sys;
 pub mod udp;
 
+use crate::proto::PortRange;
 use std::io;
 use std::net::SocketAddr;
 use std::os::fd::BorrowedFd;
@@ -38,6 +39,10 @@ pub struct DriverCounters {
     pub dropped_truncated: u64,
     /// Received datagrams whose checksum was wrong, where the driver checks it.
     pub dropped_checksum: u64,
+    /// Datagrams that peers sent to a port that we only send from.
+    pub dropped_source_port: u64,
+    /// Datagrams that left from another port than was asked for, because someone else has that one.
+    pub source_port_unavailable: u64,
 }
 
 /// A network path: one RX and one TX queue, used by one engine.
@@ -48,14 +53,27 @@ pub trait Driver: Send {
     /// Largest UDP payload in bytes that our own interface takes (its MTU less the IP and UDP headers).
     fn max_datagram(&self) -> usize;
 
-    /// Hands up to [`RECEIVE_BURST`] waiting datagrams to `each`, in order of arrival, and returns how many. Never blocks.
-    /// The bytes are lent for the call. An error is of the path as a whole (an interface that went away), not of a datagram.
-    fn receive(&mut self, each: impl FnMut(SocketAddr, &[u8])) -> io::Result<usize>;
+    /// UDP ports that datagrams can be sent from, besides that of [`Self::local_address`]; the first serves where it does not
+    /// matter which.
+    fn ports(&self) -> PortRange {
+        PortRange::only(self.local_address().port())
+    }
 
-    /// Room for one datagram of at most `len` <= `max_datagram()` bytes to `to`, or `None` when the transmit queue is full:
+    /// UDP ports that peers may send to. What a peer sends to any of them reaches one of the engines of this address.
+    fn receive_ports(&self) -> PortRange {
+        PortRange::only(self.local_address().port())
+    }
+
+    /// Hands up to [`RECEIVE_BURST`] waiting datagrams to `each`, in order of arrival, and returns how many: the sender, our
+    /// UDP port that it sent to, and the payload. Never blocks.
+    /// The bytes are lent for the call. An error is of the path as a whole (an interface that went away), not of a datagram.
+    fn receive(&mut self, each: impl FnMut(SocketAddr, u16, &[u8])) -> io::Result<usize>;
+
+    /// Room for one datagram of at most `len` <= `max_datagram()` bytes to `to`, to be sent from our UDP port `from_port`, which
+    /// is one of [`Self::ports`]; or `None` when the transmit queue is full:
     /// then `flush` and try again in the next cycle. The caller fills it and calls `commit` before anything else.
     /// The content is arbitrary until it is written.
-    fn lend(&mut self, to: SocketAddr, len: usize) -> Option<&mut [u8]>;
+    fn lend(&mut self, from_port: u16, to: SocketAddr, len: usize) -> Option<&mut [u8]>;
 
     /// Queues the datagram that was lent, cut to its first `len` bytes. Neighbours of equal length to one address may leave
     /// as one run (GSO); that is the driver's business.

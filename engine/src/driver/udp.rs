@@ -7,10 +7,12 @@
 
 mod batch;
 mod open;
+mod source;
 mod staging;
 
 use std::io;
 use std::net::SocketAddr;
+use std::ops::RangeInclusive;
 use std::os::fd::{AsFd, BorrowedFd};
 use std::sync::Arc;
 
@@ -20,9 +22,12 @@ pub use open::{Holder, MAX_UDP_PAYLOAD, OpenError};
 
 use self::batch::{ReceiveBatch, SendBatch};
 use self::open::Opened;
+use self::source::Sources;
 use self::staging::Staging;
 use super::lock::AddressLock;
 use super::{Driver, DriverCounters, RECEIVE_BURST, sys};
+use crate::config::{share, source_ports};
+use crate::proto::PortRange;
 
 /// Bytes of a receive slot when GRO may join datagrams: a run is an IP packet to the kernel, so it is below 64 KiB.
 const GRO_SLOT_BYTES: usize = 65_536;
@@ -53,11 +58,19 @@ pub struct UdpConfig {
     pub use_gso: bool,
     /// Whether to receive runs in one piece where the kernel can.
     pub use_gro: bool,
+    /// Ports to send from, which the engines divide among themselves; `None`: 64 for each, from the one that all receive at.
+    pub source_ports: Option<RangeInclusive<u16>>,
 }
 
 impl Default for UdpConfig {
     fn default() -> Self {
-        Self { socket_buffer_bytes: 4 << 20, staging_bytes: 128 << 10, use_gso: true, use_gro: true }
+        Self {
+            socket_buffer_bytes: 4 << 20,
+            staging_bytes: 128 << 10,
+            use_gso: true,
+            use_gro: true,
+            source_ports: None,
+        }
     }
 }
 
@@ -76,6 +89,8 @@ pub struct UdpStatus {
     pub gro: bool,
     /// How often GSO was given up because the path refused it after all: 0 or 1.
     pub gso_fallbacks: u64,
+    /// Sockets that only send, open so far.
+    pub source_sockets: usize,
 }
 
 /// The sockets of all engines of one sidecar at one address.
@@ -94,11 +109,19 @@ impl UdpGroup {
         assert!(engines > 0, "a group has at least one engine");
         let (lock, opened) = open::open_group(address, engines, config)?;
         let lock = Arc::new(lock);
-        Ok(opened.into_iter().map(|opened| UdpDriver::new(opened, Arc::clone(&lock), config)).collect())
+        let count = u32::try_from(engines).unwrap_or(u32::MAX);
+        let all = source_ports(config.source_ports.as_ref(), lock.address().port(), count);
+        let drivers = (0..).zip(opened).map(|(engine, opened)| {
+            let own = share(&all, engine, count);
+            let own = PortRange::new(*own.start(), *own.end()).unwrap_or(PortRange::only(*own.start()));
+            UdpDriver::new(opened, Arc::clone(&lock), own, config)
+        });
+        Ok(drivers.collect())
     }
 }
 
-/// One non-blocking UDP socket with its batches. Nothing is allocated after it was opened.
+/// One non-blocking UDP socket with its batches, and those of its source ports that were used. Nothing is allocated for a
+/// datagram.
 #[derive(Debug)]
 pub struct UdpDriver {
     socket: Socket,
@@ -111,6 +134,7 @@ pub struct UdpDriver {
     more_may_wait: bool,
     staging: Staging,
     outgoing: SendBatch,
+    sources: Sources,
     counters: DriverCounters,
     status: UdpStatus,
 }
@@ -163,8 +187,9 @@ impl UdpDriver {
         Ok(group.pop().expect("a group of one has one driver"))
     }
 
-    fn new(opened: Opened, lock: Arc<AddressLock>, config: &UdpConfig) -> Self {
+    fn new(opened: Opened, lock: Arc<AddressLock>, ports: PortRange, config: &UdpConfig) -> Self {
         let max_datagram = opened.max_datagram;
+        let sources = Sources::new(lock.address(), ports, config.socket_buffer_bytes);
         // One byte more than we take shows what was too long.
         let slot_bytes = if opened.has_gro { GRO_SLOT_BYTES } else { max_datagram + 1 };
         Self {
@@ -176,6 +201,7 @@ impl UdpDriver {
             more_may_wait: false,
             staging: Staging::new(config.staging_bytes.max(max_datagram), opened.has_gso),
             outgoing: SendBatch::new(),
+            sources,
             counters: DriverCounters::default(),
             status: UdpStatus {
                 interface_mtu: opened.interface_mtu,
@@ -184,13 +210,14 @@ impl UdpDriver {
                 gso: opened.has_gso,
                 gro: opened.has_gro,
                 gso_fallbacks: 0,
+                source_sockets: 0,
             },
         }
     }
 
     /// What the kernel gave, and what became of it.
     pub fn status(&self) -> UdpStatus {
-        self.status
+        UdpStatus { source_sockets: self.sources.opened(), ..self.status }
     }
 
     /// The lock that keeps other sidecars away; all drivers of a group share it.
@@ -253,7 +280,8 @@ impl UdpDriver {
             let run = self.staging.runs()[0];
             let bytes = &self.staging.bytes()[run.first_range()];
             self.counters.send_calls += 1;
-            match self.socket.send_to(bytes, &run.to.into()) {
+            let socket = self.sources.socket(run.from_port).unwrap_or(&self.socket);
+            match socket.send_to(bytes, &run.to.into()) {
                 Ok(_) => {
                     self.counters.datagrams_sent += 1;
                     self.staging.advance_datagram();
@@ -279,7 +307,10 @@ impl UdpDriver {
         // Each round takes something off the queue or ends the loop.
         while let Some(first) = self.staging.runs().first().copied() {
             self.counters.send_calls += 1;
-            match self.outgoing.send(self.socket.as_fd(), self.staging.bytes(), self.staging.runs()) {
+            let runs = self.staging.runs();
+            let same = runs.iter().position(|run| run.from_port != first.from_port).unwrap_or(runs.len());
+            let socket = self.sources.socket(first.from_port).unwrap_or(&self.socket);
+            match self.outgoing.send(socket.as_fd(), self.staging.bytes(), &runs[..same]) {
                 Ok(0) => return Ok(()),
                 Ok(sent) => self.counters.datagrams_sent += self.staging.advance(sent),
                 Err(error) => {
@@ -321,8 +352,13 @@ impl Driver for UdpDriver {
         self.max_datagram
     }
 
-    fn receive(&mut self, mut each: impl FnMut(SocketAddr, &[u8])) -> io::Result<usize> {
+    fn ports(&self) -> PortRange {
+        self.sources.range()
+    }
+
+    fn receive(&mut self, mut each: impl FnMut(SocketAddr, u16, &[u8])) -> io::Result<usize> {
         let (mut handed, mut calls) = (0, 0);
+        let local_port = self.lock.address().port();
         while handed < RECEIVE_BURST {
             if self.incoming.is_drained() {
                 let asks = calls == 0 || (self.more_may_wait && calls < MAX_RECEIVE_CALLS);
@@ -340,7 +376,7 @@ impl Driver for UdpDriver {
                 self.counters.dropped_error += 1;
                 continue;
             };
-            each(from, received.bytes);
+            each(from, local_port, received.bytes);
             handed += 1;
         }
         self.counters.datagrams_received += handed as u64;
@@ -348,9 +384,10 @@ impl Driver for UdpDriver {
     }
 
     #[inline]
-    fn lend(&mut self, to: SocketAddr, len: usize) -> Option<&mut [u8]> {
+    fn lend(&mut self, from_port: u16, to: SocketAddr, len: usize) -> Option<&mut [u8]> {
         assert!(len <= self.max_datagram, "a datagram of {len} bytes on a path for {}", self.max_datagram);
-        self.staging.lend(to, len)
+        let from_port = self.sources.resolve(from_port);
+        self.staging.lend(from_port, to, len)
     }
 
     #[inline]
@@ -373,7 +410,11 @@ impl Driver for UdpDriver {
     }
 
     fn counters(&self) -> DriverCounters {
-        self.counters
+        DriverCounters {
+            source_port_unavailable: self.sources.unavailable,
+            dropped_source_port: self.sources.dropped(),
+            ..self.counters
+        }
     }
 }
 

@@ -1,8 +1,12 @@
 //! What can be chosen about an endpoint, and what it counts.
 
 use super::congestion;
+use super::ports::PortRange;
 use super::time::Duration;
 use crate::wire::header::ParseError;
+
+/// The UDP port of an endpoint that is told no other.
+const DEFAULT_PORT: u16 = 31_580;
 
 /// Which congestion controller new flows get.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -20,6 +24,17 @@ impl Congestion {
             Self::Fixed(bytes) => Box::new(congestion::Fixed(u64::from(bytes))),
         }
     }
+}
+
+/// How the datagrams of a flow find the engines that own it, on network cards that only hash.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub enum Spread {
+    /// Established after one round trip: what lands at a wrong engine is handed over, until both directions know a pair of
+    /// ports that does not.
+    #[default]
+    Learned,
+    /// The paper's handshake (section 4.2): batches of SYNs on random pairs; data only on pairs that are proven.
+    Paper,
 }
 
 /// Everything about an endpoint that can be chosen.
@@ -41,8 +56,28 @@ pub struct Config {
     pub congestion: Congestion,
     /// Most messages of one flow that may be unacknowledged at a time.
     pub max_outstanding: u32,
-    /// Engines of this sidecar, told to peers.
+    /// Index of the engine that the endpoint belongs to: below `engines`.
+    pub engine: u8,
+    /// Engines of this sidecar, told to peers. At least one.
     pub engines: u8,
+    /// UDP ports that datagrams can be sent from; the first is used where it does not matter.
+    pub ports: PortRange,
+    /// UDP ports that peers may send to, told to them.
+    pub receive_ports: PortRange,
+    /// How flows find their engines.
+    pub spread: Spread,
+    /// With [`Spread::Paper`]: how long a batch of SYNs waits for its answers before the next, larger one.
+    pub spray_interval: Duration,
+    /// The secret of cookies, the same for all engines of a sidecar and for nobody else. `None`: drawn from the endpoint's
+    /// seed, which serves a sidecar of one engine.
+    pub cookie_secret: Option<[u64; 2]>,
+}
+
+impl Config {
+    /// Whether datagrams can leave from this port: a driver sends from the port at which it hears where it must.
+    pub(super) fn may_send_from(&self, port: u16) -> bool {
+        self.ports.contains(port) || self.receive_ports.contains(port)
+    }
 }
 
 impl Default for Config {
@@ -56,7 +91,13 @@ impl Default for Config {
             max_ack_delay: Duration::from_micros(100),
             congestion: Congestion::Delay,
             max_outstanding: 32_768,
+            engine: 0,
             engines: 1,
+            ports: PortRange::only(DEFAULT_PORT),
+            receive_ports: PortRange::only(DEFAULT_PORT),
+            spread: Spread::Learned,
+            spray_interval: Duration::from_millis(300),
+            cookie_secret: None,
         }
     }
 }
@@ -83,6 +124,14 @@ counters! {
     datagrams_received,
     /// Datagrams made by the endpoint.
     datagrams_sent,
+    /// Datagrams that landed here and were handed over to the engine that they belong to.
+    handed_over,
+    /// Datagrams of ours that landed at another engine, which handed them over.
+    taken_over,
+    /// Pairs of ports that peers named as landing where they should.
+    paths_learned,
+    /// Pairs of ports that worked and no longer do.
+    paths_lost,
     /// Messages delivered whole.
     messages_delivered,
     /// Messages acknowledged by peers.
@@ -125,6 +174,8 @@ counters! {
     drop_field,
     /// Dropped: names a flow that we do not know; answered by a reset if the rate allows.
     drop_unknown_flow,
+    /// Dropped: was handed over to us and is not ours either.
+    drop_wrong_engine,
     /// Dropped: names a flow of another host.
     drop_wrong_address,
     /// Dropped: a packet number that was received already or is too old to know.
@@ -139,6 +190,8 @@ counters! {
     drop_beyond_window,
     /// Dropped: a segment that contradicts earlier ones of its message.
     drop_contradiction,
+    /// Dropped: a SYN_ACK for a flow that another one connected.
+    drop_late_answer,
     /// Dropped: acknowledges packets that were never sent.
     drop_false_ack,
     /// Dropped: no room at the receiving application; the peer repeats it.

@@ -2,23 +2,27 @@
 
 mod opening;
 mod replies;
+mod steering;
 
-use replies::{RESET_BURST, Remains, RemainsKind, Reply};
+use replies::{MAX_REPLIES, RESET_BURST, Remains, RemainsKind, Reply};
+use steering::Way;
 
-use super::flow::{Flow, Handled};
+use super::flow::{Flow, Handled, Made};
 use super::handshake::{self, COOKIE_LIFETIME_S, CookieJar};
+use super::hosts::Hosts;
+use super::queue_map::QueueMap;
 use super::rng::Rng;
 use super::seq::low;
 use super::time::{Duration, Instant};
 use super::timers::Timers;
 use super::{
-    Body, Config, Counters, Datagram, Event, FlowId, FlowStats, Limits, Payload, Reason, SendError, Transmit,
-    TxHandle,
+    Config, Counters, Datagram, Event, FlowId, FlowStats, Handling, Learned, Limits, Payload, Reason,
+    SendError, Transmit, TxHandle,
 };
 use crate::wire::header::{self, ConnectionId, Data, Emitter, Packet, Refusal, Syn, VERSION, WireLimits};
 use std::collections::{BTreeMap, HashMap, VecDeque};
 use std::hash::{BuildHasherDefault, Hasher};
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 
 /// Packets that one flow may send before the next one's turn.
 const QUANTUM: u32 = 32;
@@ -64,7 +68,7 @@ pub struct Endpoint {
     free: Vec<u32>,
     by_id: ById<u32>,
     /// Flows by the peer's address and name for them: resets echo those. An ordered map: its order is the same every run.
-    by_remote: BTreeMap<(SocketAddr, ConnectionId), u32>,
+    by_remote: BTreeMap<(IpAddr, ConnectionId), u32>,
     remains: ById<Remains>,
     remains_order: VecDeque<(Instant, u32)>,
     ready: VecDeque<u32>,
@@ -72,7 +76,11 @@ pub struct Endpoint {
     quantum: u32,
     starved: Vec<u32>,
     timers: Timers,
-    replies: VecDeque<(SocketAddr, Reply)>,
+    /// What was learned of other hosts.
+    hosts: Hosts,
+    /// What was learned of our own network card.
+    queue_map: QueueMap,
+    replies: VecDeque<(Way, Reply)>,
     resets_allowed: u64,
     resets_counted_at: Instant,
     events: VecDeque<Event>,
@@ -85,9 +93,18 @@ pub struct Endpoint {
 impl Endpoint {
     /// An endpoint without flows. `seed` decides every identifier; in production it comes from the system.
     pub fn new(config: Config, seed: [u64; 2]) -> Self {
+        assert!(config.engine < config.engines, "an engine's index is below the number of engines");
         let mut rng = Rng::new(seed);
-        let jar = CookieJar::new([rng.next_u64(), rng.next_u64()]);
-        let spread = u16::try_from(rng.below(16_384)).unwrap_or(0);
+        let own_secret = [rng.next_u64(), rng.next_u64()];
+        assert!(
+            config.engines == 1 || config.cookie_secret.is_some(),
+            "several engines share a secret, which no seed of one of them is"
+        );
+        let jar = CookieJar::new(config.cookie_secret.unwrap_or(own_secret));
+        // Each engine of a sidecar has flow ports of its own.
+        let engines = u64::from(config.engines);
+        let drawn = rng.below(16_384 / engines) * engines + u64::from(config.engine);
+        let next_flow_port = FIRST_FLOW_PORT + u16::try_from(drawn).unwrap_or(0);
         Self {
             jar,
             rng,
@@ -101,30 +118,41 @@ impl Endpoint {
             quantum: QUANTUM,
             starved: Vec::new(),
             timers: Timers::default(),
-            replies: VecDeque::new(),
+            hosts: Hosts::default(),
+            queue_map: QueueMap::default(),
+            replies: VecDeque::with_capacity(MAX_REPLIES),
             resets_allowed: RESET_BURST,
             resets_counted_at: Instant::ZERO,
             events: VecDeque::new(),
             emitter: Emitter::default(),
             bundle: Vec::with_capacity(256),
-            next_flow_port: FIRST_FLOW_PORT + spread,
+            next_flow_port,
             counters: Counters::default(),
             config,
         }
     }
 
     /// One datagram from the network. Events it causes must be polled before the next one is handled.
-    pub fn handle_datagram(&mut self, now: Instant, datagram: &Datagram<'_>, payload: &mut impl Payload) {
+    pub fn handle_datagram(
+        &mut self,
+        now: Instant,
+        datagram: &Datagram<'_>,
+        payload: &mut impl Payload,
+    ) -> Handling {
         self.counters.datagrams_received += 1;
+        self.counters.taken_over += u64::from(datagram.landed.is_some());
         match header::parse(datagram.bytes) {
             Ok(Packet::Data(data)) => self.on_data(now, datagram, &data, payload),
-            Ok(Packet::Syn(syn)) => self.on_syn(now, datagram.from, &syn, payload),
-            Ok(Packet::SynAck(answer)) => self.on_syn_ack(now, datagram.from, &answer),
-            Ok(Packet::Reject(refusal)) => self.on_reject(datagram.from, refusal),
+            Ok(Packet::Syn(syn)) => self.on_syn(now, datagram, &syn, payload),
+            Ok(Packet::SynAck(answer)) => self.on_syn_ack(now, datagram, &answer),
+            Ok(Packet::Reject(refusal)) => self.on_reject(datagram, refusal),
             Ok(Packet::Reset { refusal, stateless }) => {
-                self.on_reset(now, datagram.from, refusal, stateless, payload);
+                self.on_reset(now, datagram, refusal, stateless, payload)
             }
-            Err(error) => self.counters.count_parse_error(error),
+            Err(error) => {
+                self.counters.count_parse_error(error);
+                Handling::Done
+            }
         }
     }
 
@@ -135,24 +163,28 @@ impl Endpoint {
         datagram: &Datagram<'_>,
         data: &Data<'_>,
         payload: &mut impl Payload,
-    ) {
+    ) -> Handling {
         let index = match self.by_id.get(&data.id.0) {
             Some(&index) => index,
             None => match self.on_unknown(now, datagram, data, payload) {
-                Some(index) => index,
-                None => return,
+                Ok(index) => index,
+                Err(handling) => return handling,
             },
         };
-        let Some(flow) = self.slots[index as usize].flow.as_deref_mut() else { return };
+        let Some(flow) = self.slots[index as usize].flow.as_deref_mut() else { return Handling::Done };
         if flow.to.ip() != datagram.from.ip() || flow.connecting.is_some() {
             self.counters.drop_wrong_address += 1;
-            return;
+            return Handling::Done;
         }
         let handled =
             flow.on_data(now, data, datagram.bytes.len(), &self.config, &mut self.counters, payload);
         if handled == Handled::Used {
+            if datagram.landed.is_some() || data.extended.is_some() || flow.route.is_listening() {
+                self.on_landing(now, index, datagram, data);
+            }
             self.after(now, index, payload);
         }
+        Handling::Done
     }
 
     /// A packet for a flow that is not there: perhaps a client confirms, perhaps the flow ended, perhaps we were restarted.
@@ -163,21 +195,25 @@ impl Endpoint {
         datagram: &Datagram<'_>,
         data: &Data<'_>,
         payload: &mut impl Payload,
-    ) -> Option<u32> {
+    ) -> Result<u32, Handling> {
         self.expire_remains(now);
         if let Some(&remains) = self.remains.get(&data.id.0) {
             self.answer_late(now, &remains, datagram, data);
-            return None;
+            return Err(Handling::Done);
+        }
+        if let Some(handling) = self.pass_on(self.owner(data.id), datagram) {
+            self.observe(datagram);
+            return Err(handling);
         }
         if let Some(confirm) = &data.confirm {
             if self.jar.check(now, datagram.from, data.id, confirm) && confirm.version == VERSION {
-                return self.accept(now, datagram, data, confirm, payload);
+                return self.accept(now, datagram, data, confirm, payload).ok_or(Handling::Done);
             }
             self.counters.drop_cookie += 1;
         }
         self.counters.drop_unknown_flow += 1;
         self.reply_reset(now, datagram, data, Reason::UnknownFlow);
-        None
+        Err(Handling::Done)
     }
 
     fn has_room(&self) -> bool {
@@ -202,16 +238,23 @@ impl Endpoint {
     fn on_reset(
         &mut self,
         now: Instant,
-        from: SocketAddr,
+        datagram: &Datagram<'_>,
         refusal: Refusal,
         stateless: bool,
         payload: &mut impl Payload,
-    ) {
-        let index = if stateless {
-            self.by_remote.get(&(from, refusal.id)).copied()
+    ) -> Handling {
+        let from = datagram.from;
+        // A stateless one names the flow as its sender's side does; only its hint tells which engine of ours owns it.
+        let (index, owner) = if stateless {
+            (self.by_remote.get(&(from.ip(), refusal.id)).copied(), refusal.engine)
         } else {
-            self.by_id.get(&refusal.id.0).copied()
+            (self.by_id.get(&refusal.id.0).copied(), Some(self.owner(refusal.id)))
         };
+        if index.is_none()
+            && let Some(handling) = owner.and_then(|owner| self.pass_on(owner, datagram))
+        {
+            return handling;
+        }
         let reason = Reason::from_code(refusal.reason).unwrap_or(Reason::ProtocolError);
         let flow = index.and_then(|index| self.slots[index as usize].flow.as_deref());
         let believed = flow.is_some_and(|flow| {
@@ -231,6 +274,7 @@ impl Endpoint {
             Some(index) if believed => self.end(now, index, End::Reset { reason, tell: false }, payload),
             _ => self.counters.drop_forged_answer += 1,
         }
+        Handling::Done
     }
 
     /// Call when `poll_timeout` has passed.
@@ -250,7 +294,11 @@ impl Endpoint {
                 self.end(now, index, End::Reset { reason: Reason::Timeout, tell: true }, payload);
                 continue;
             } else {
+                let was_searching = flow.route.is_searching();
                 flow.on_timer(now, &self.config, &mut self.counters);
+                if flow.route.is_searching() && !was_searching {
+                    self.forget_pair(now, index);
+                }
             }
             self.after(now, index, payload);
         }
@@ -312,6 +360,8 @@ impl Endpoint {
             max_datagram: u16::try_from(self.config.max_datagram).unwrap_or(u16::MAX),
             engines: self.config.engines,
             stamp: 0,
+            answer_on: None,
+            hears_at: Some(self.config.receive_ports),
         };
         let flow = Flow::connecting(now, id, to, syn, ours, timeout, &self.config);
         self.by_id.insert(client.0, id.index());
@@ -411,8 +461,12 @@ impl Endpoint {
         let (id, unacknowledged) = (flow.id, flow.sender.unacknowledged());
         let next_number = flow.sender.next_number();
         let established = flow.connecting.is_none();
-        let refusal =
-            |reason: Reason| Refusal { id: flow.remote, number: low(next_number), reason: reason as u8 };
+        let refusal = |reason: Reason| Refusal {
+            id: flow.remote,
+            number: low(next_number),
+            reason: reason as u8,
+            engine: None,
+        };
         let (kind, farewell) = match end {
             End::InOrder => {
                 self.counters.flows_closed += 1;
@@ -444,11 +498,12 @@ impl Endpoint {
                 (RemainsKind::Reset(reason), established.then_some(reset))
             }
         };
-        let (local, to, fin) = (flow.local, flow.to, flow.sender.fin());
+        let (local, fin) = (flow.local, flow.sender.fin());
+        let way = Way { from_port: flow.route.pair.from, to: flow.to };
         let farewell_number = low(next_number);
         let remains = Remains {
             remote: flow.remote,
-            to,
+            way,
             next_number: next_number + 1,
             farewell: farewell_number,
             fin,
@@ -456,7 +511,7 @@ impl Endpoint {
         };
         self.remove(index);
         if let Some(farewell) = farewell {
-            self.reply(to, farewell);
+            self.reply(way, farewell);
         }
         if established {
             self.remember(now, local, remains);
@@ -467,8 +522,9 @@ impl Endpoint {
         if let Some(flow) = self.slots[index as usize].flow.take() {
             self.timers.remove(index);
             self.by_id.remove(&flow.local.0);
-            if self.by_remote.get(&(flow.to, flow.remote)) == Some(&index) {
-                self.by_remote.remove(&(flow.to, flow.remote));
+            let key = (flow.to.ip(), flow.remote);
+            if self.by_remote.get(&key) == Some(&index) {
+                self.by_remote.remove(&key);
             }
             self.free_slot(index);
         }
@@ -483,13 +539,20 @@ impl Endpoint {
     /// The next datagram to send, if the windows allow one now.
     #[inline]
     pub fn poll_transmit(&mut self, now: Instant) -> Option<Transmit> {
-        if let Some((to, reply)) = self.replies.pop_front() {
-            return Some(self.transmit_reply(to, reply));
+        if let Some((way, reply)) = self.replies.pop_front() {
+            return Some(self.transmit_reply(way, reply));
         }
         while let Some(&index) = self.ready.front() {
             let made = match self.slots[index as usize].flow.as_deref_mut() {
+                Some(flow) if flow.ready && flow.connecting.is_some() => self.make_syn(now, index),
                 Some(flow) if flow.ready => {
-                    Self::make(now, flow, &mut self.emitter, &mut self.bundle, &mut self.counters)
+                    let (emitter, bundle, counters) =
+                        (&mut self.emitter, &mut self.bundle, &mut self.counters);
+                    let made = flow.make(now, &self.config, emitter, bundle, counters);
+                    if made.is_some() && flow.route.is_searching() {
+                        steering::steer(now, flow, &self.config, &mut self.hosts, &mut self.rng);
+                    }
+                    made.map(|made| transmit(flow, emitter, made))
                 }
                 _ => None,
             };
@@ -511,38 +574,6 @@ impl Endpoint {
             return Some(transmit);
         }
         None
-    }
-
-    #[inline]
-    fn make(
-        now: Instant,
-        flow: &mut Flow,
-        emitter: &mut Emitter,
-        bundle: &mut Vec<(TxHandle, u16)>,
-        counters: &mut Counters,
-    ) -> Option<Transmit> {
-        if flow.connecting.is_some() {
-            if !flow.make_syn(now, emitter) {
-                return None;
-            }
-            let header_len = emitter.as_bytes().len();
-            return Some(Transmit {
-                to: flow.to,
-                flow: Some(flow.id),
-                header_len,
-                body: Body::Empty,
-                body_len: 0,
-            });
-        }
-        let made = flow.make(now, emitter, bundle, counters)?;
-        let header_len = emitter.as_bytes().len();
-        Some(Transmit {
-            to: flow.to,
-            flow: Some(flow.id),
-            header_len,
-            body: made.body,
-            body_len: made.body_len,
-        })
     }
 
     /// Writes the header of the datagram that the last `poll_transmit` returned into `out`, `header_len` bytes.
@@ -595,9 +626,32 @@ impl Endpoint {
         Some(self.slots[self.index_of(flow)? as usize].flow.as_deref()?.flow_port)
     }
 
+    /// What was learned of other hosts: bounded, whatever they do.
+    pub fn learned(&self) -> impl Iterator<Item = Learned> {
+        self.hosts.iter().map(|(host, known)| Learned {
+            host,
+            engines: known.engines,
+            heard: known.heard,
+            pairs: known.pairs().to_vec(),
+        })
+    }
+
     /// The counters.
     pub fn counters(&self) -> &Counters {
         &self.counters
+    }
+}
+
+/// A packet of a flow, its header in the emitter.
+#[inline]
+fn transmit(flow: &Flow, emitter: &Emitter, Made { body, body_len }: Made) -> Transmit {
+    Transmit {
+        from_port: flow.route.pair.from,
+        to: flow.to,
+        flow: Some(flow.id),
+        header_len: emitter.as_bytes().len(),
+        body,
+        body_len,
     }
 }
 

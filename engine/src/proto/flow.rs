@@ -3,13 +3,16 @@
 use super::congestion::Controller;
 use super::handshake;
 use super::pmtu::PathSize;
+use super::ports::Pair;
 use super::receiver::{MAX_AHEAD, Receiver, Verdict};
+use super::route::Route;
 use super::rtt::Rtt;
 use super::sender::{Carried, Chunk, Content, LostFlags, Sender};
 use super::seq::{expand, low};
+use super::spray;
 use super::time::{Duration, Instant};
-use super::{Body, Config, Counters, FlowId, FlowStats, Limits, Payload, TxHandle};
-use crate::wire::header::{self, Confirm, ConnectionId, Data, Emitter, Syn, SynAck};
+use super::{Body, Config, Counters, FlowId, FlowStats, Limits, Payload, Spread, TxHandle};
+use crate::wire::header::{self, Confirm, ConnectionId, Data, Emitter, Extended, Syn, SynAck};
 use std::net::SocketAddr;
 
 /// First wait for an answer to a SYN; doubled each time.
@@ -21,9 +24,51 @@ const MAX_SYN_INTERVAL: Duration = Duration::from_secs(1);
 #[derive(Debug)]
 pub(super) struct Connecting {
     pub(super) syn: Syn,
-    sends: u32,
-    next_at: Instant,
+    /// SYNs, or batches of them, that were sent.
+    pub(super) sends: u32,
+    pub(super) next_at: Instant,
     pub(super) deadline: Instant,
+    /// The UDP port that the application named.
+    pub(super) named_port: u16,
+    /// The engine that is believed to listen, and a pair on which the first SYN should reach it.
+    pub(super) known: Option<(u8, Pair)>,
+    /// SYNs of this batch that are still to be sent.
+    pub(super) batch_left: u32,
+    /// The server's engines, once an answer told of them.
+    pub(super) server_engines: Option<u8>,
+    /// Pairs that are proven by answers to a batch: of our datagrams, and of the server's.
+    pub(super) forward: Option<Pair>,
+    pub(super) backward: Option<Pair>,
+}
+
+impl Connecting {
+    /// Whether a SYN is to be sent now.
+    pub(super) fn is_due(&self, now: Instant) -> bool {
+        self.batch_left > 0 || self.next_at <= now
+    }
+
+    /// The SYNs that come now, and when the next ones come: one, or as many as the paper's formula says.
+    fn begin_batch(&mut self, now: Instant, config: &Config) {
+        (self.batch_left, self.next_at) = match config.spread {
+            Spread::Learned => (1, now + SYN_INTERVAL.times(1 << self.sends.min(8)).min(MAX_SYN_INTERVAL)),
+            Spread::Paper => {
+                let engines = self.server_engines.unwrap_or(config.engines).max(config.engines);
+                (spray::next_batch(engines, self.sends), now + config.spray_interval)
+            }
+        };
+        self.sends += 1;
+    }
+
+    /// An answer to one SYN of a batch: `true` when pairs are proven for both directions.
+    pub(super) fn on_answer(&mut self, answer: &SynAck, landed_on: Option<Pair>, config: &Config) -> bool {
+        let usable = |pair: &Pair| config.may_send_from(pair.from) && answer.hears_at.contains(pair.to);
+        self.server_engines = Some(answer.engines);
+        self.forward = answer.send_on.filter(usable).or(self.forward);
+        self.backward = landed_on.or(self.backward);
+        config.spread == Spread::Learned
+            || ((self.forward.is_some() || answer.engines <= 1)
+                && (self.backward.is_some() || config.engines == 1))
+    }
 }
 
 /// One connection.
@@ -47,6 +92,8 @@ pub(super) struct Flow {
     pub(super) rtt: Rtt,
     controller: Box<dyn Controller>,
     path: PathSize,
+    /// Which ports its datagrams travel on.
+    pub(super) route: Route,
     pub(super) last_heard: Instant,
     last_sent: Instant,
     /// Since when an answer is awaited.
@@ -90,7 +137,18 @@ impl Flow {
         timeout: Duration,
         config: &Config,
     ) -> Self {
-        let connecting = Connecting { syn, sends: 0, next_at: now, deadline: now + timeout };
+        let connecting = Connecting {
+            syn,
+            sends: 0,
+            next_at: now,
+            deadline: now + timeout,
+            named_port: to.port(),
+            known: None,
+            batch_left: 0,
+            server_engines: None,
+            forward: None,
+            backward: None,
+        };
         let mut flow = Self::new(now, id, syn.client, to, u64::from(syn.number), ours, config);
         flow.flow_port = syn.flow_port;
         flow.connecting = Some(Box::new(connecting));
@@ -137,6 +195,7 @@ impl Flow {
             rtt: Rtt::new(),
             controller: config.congestion.controller(),
             path: PathSize::new(config.max_datagram),
+            route: Route::new(Pair { from: config.ports.first(), to: to.port() }, config),
             last_heard: now,
             last_sent: now,
             asked_at: None,
@@ -164,18 +223,20 @@ impl Flow {
         self.path = PathSize::new(u32::from(max_datagram).max(super::pmtu::BASE));
     }
 
-    /// The server answered our SYN. `false`: the answer is not to this SYN.
-    pub(super) fn on_syn_ack(&mut self, now: Instant, answer: &SynAck, config: &Config) -> bool {
-        let Some(connecting) = &self.connecting else { return false };
+    /// Whether this is an answer to our SYN.
+    pub(super) fn is_answered_by(&self, now: Instant, answer: &SynAck) -> bool {
         let sent_at = Instant::from_nanos(answer.stamp);
-        if answer.echo != connecting.syn.number
-            || answer.version != header::VERSION
-            || sent_at > now
-            || now.since(sent_at) > Duration::from_secs(60)
-        {
-            return false;
-        }
-        let confirm = handshake::accept_offer(&connecting.syn, answer);
+        self.connecting.as_ref().is_some_and(|connecting| answer.echo == connecting.syn.number)
+            && answer.version == header::VERSION
+            && sent_at <= now
+            && now.since(sent_at) <= Duration::from_secs(60)
+    }
+
+    /// The server answered our SYN.
+    pub(super) fn on_syn_ack(&mut self, now: Instant, answer: &SynAck, config: &Config) {
+        let Some(connecting) = &self.connecting else { return };
+        let sent_at = Instant::from_nanos(answer.stamp);
+        let confirm = handshake::accept_offer(&connecting.syn, config.receive_ports, answer);
         self.rtt.on_sample(now, now.since(sent_at), Duration::ZERO);
         self.connecting = None;
         let bound = confirm.max_datagram.min(u16::try_from(config.max_datagram).unwrap_or(u16::MAX));
@@ -184,7 +245,11 @@ impl Flow {
         // Whether or not the application has something to say: the server makes the flow when it hears of it.
         self.ping_owed = true;
         self.last_heard = now;
-        true
+    }
+
+    /// The engine of the peer that owns the flow.
+    pub(super) fn peer_engine(&self) -> u8 {
+        u8::try_from(self.remote.0 % u32::from(self.route.peer_engines)).unwrap_or(0)
     }
 
     /// A DATA packet with our connection id.
@@ -277,6 +342,11 @@ impl Flow {
         self.receiver.nudge_owed |= lost.nudge;
     }
 
+    /// Packets go out on the pair that the route names.
+    pub(super) fn follow_route(&mut self) {
+        self.to.set_port(self.route.pair.to);
+    }
+
     /// Our application closes.
     pub(super) fn close(&mut self, payload: &mut impl Payload) {
         self.closing = true;
@@ -354,7 +424,11 @@ impl Flow {
             return;
         }
         let (controller, path) = (&mut *self.controller, &mut self.path);
+        let timeouts = counters.timeouts;
         let lost = self.sender.on_timer(now, &self.rtt, config, controller, path, counters);
+        if counters.timeouts != timeouts {
+            self.route.on_silence(config);
+        }
         self.on_lost(lost);
         if now >= self.keepalive_at(config) {
             counters.keepalives += 1;
@@ -365,7 +439,7 @@ impl Flow {
     /// Whether `make` would make a packet now.
     pub(super) fn has_work(&self, now: Instant) -> bool {
         if let Some(connecting) = &self.connecting {
-            return connecting.next_at <= now;
+            return connecting.is_due(now);
         }
         self.ping_owed
             || self.sender.probes_owed > 0
@@ -377,15 +451,16 @@ impl Flow {
     }
 
     /// The next SYN if it is time.
-    pub(super) fn make_syn(&mut self, now: Instant, emitter: &mut Emitter) -> bool {
+    pub(super) fn make_syn(&mut self, now: Instant, config: &Config, emitter: &mut Emitter) -> bool {
         let Some(connecting) = &mut self.connecting else { return false };
-        if connecting.next_at > now {
+        if !connecting.is_due(now) {
             return false;
         }
         connecting.syn.stamp = now.as_nanos();
-        let wait = SYN_INTERVAL.times(1 << connecting.sends.min(8)).min(MAX_SYN_INTERVAL);
-        connecting.next_at = now + wait;
-        connecting.sends += 1;
+        if connecting.batch_left == 0 {
+            connecting.begin_batch(now, config);
+        }
+        connecting.batch_left -= 1;
         emitter.syn(&connecting.syn);
         true
     }
@@ -394,6 +469,7 @@ impl Flow {
     pub(super) fn make(
         &mut self,
         now: Instant,
+        config: &Config,
         emitter: &mut Emitter,
         bundle: &mut Vec<(TxHandle, u16)>,
         counters: &mut Counters,
@@ -413,7 +489,14 @@ impl Flow {
             emitter.fin(fin);
             (carried.fin, carried.eliciting) = (true, true);
         }
-        let (content, made) = self.make_body(emitter, bundle, &mut carried, counters);
+        let extended =
+            if self.route.is_busy() { self.route.extended(self.confirm.is_some(), config) } else { None };
+        let body_at = emitter.as_bytes().len();
+        let size = self.path.current() - extended.as_ref().map_or(0, Extended::wire_len);
+        let (content, made) = self.make_body(emitter, bundle, &mut carried, counters, size);
+        if let Some(extended) = &extended {
+            emitter.extend(body_at, extended);
+        }
         if content == Content::Nothing && made.body == Body::Empty && !carried.eliciting {
             debug_assert!(acked, "a packet that asks for nothing tells of received ones");
             counters.pure_acks += 1;
@@ -428,13 +511,14 @@ impl Flow {
         bundle: &mut Vec<(TxHandle, u16)>,
         carried: &mut Carried,
         counters: &mut Counters,
+        size: u32,
     ) -> (Content, Made) {
-        let size = self.path.current();
         let used = u32::try_from(emitter.as_bytes().len()).unwrap_or(u32::MAX);
         let open = self.sender.in_flight() < self.controller.window() || self.sender.probes_owed > 0;
-        if open && let Some(size) = self.path_probe() {
+        if open && let Some(probe) = self.path_probe() {
             carried.eliciting = true;
-            return self.make_probe(emitter, size, counters);
+            let taken = self.path.current() - size;
+            return self.make_probe(emitter, probe, taken, counters);
         }
         if open && let Some(chunk) = self.sender.next_chunk(size - used, bundle, counters) {
             self.sender.probes_owed = self.sender.probes_owed.saturating_sub(1);
@@ -464,12 +548,18 @@ impl Flow {
         }
     }
 
-    fn make_probe(&mut self, emitter: &mut Emitter, size: u32, counters: &mut Counters) -> (Content, Made) {
+    fn make_probe(
+        &mut self,
+        emitter: &mut Emitter,
+        size: u32,
+        taken: u32,
+        counters: &mut Counters,
+    ) -> (Content, Made) {
         emitter.ping();
         let header = u32::try_from(emitter.as_bytes().len()).unwrap_or(u32::MAX);
         self.path.on_probe_sent();
         counters.path_probes += 1;
-        let len = size - header;
+        let len = size - header - taken;
         (Content::Probe { size }, Made { body: Body::Padding { len }, body_len: len as usize })
     }
 
@@ -500,6 +590,9 @@ impl Flow {
             messages_acknowledged: self.sender.acknowledged,
             messages_delivered: self.receiver.delivered,
             retransmissions: self.sender.retransmissions,
+            pair: self.route.pair,
+            is_direct: !self.route.is_searching(),
+            taken_over: self.route.taken_over,
             ..self.stats
         }
     }

@@ -4,10 +4,11 @@
 //! its `poll_*` calls, payload goes around it through [`Payload`], which the worker implements over its tenants. Time and
 //! randomness are arguments, so the same calls give the same answers, byte for byte.
 //!
-//! One endpoint belongs to one engine and knows nothing of the others.
+//! One endpoint belongs to one engine. Of the others it knows how many there are: a connection's id names the one that owns
+//! it, and what belongs to another is handed over by the caller ([`Handling`]).
 
 use core::fmt;
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 
 pub mod congestion;
 pub mod rng;
@@ -17,19 +18,25 @@ mod config;
 mod endpoint;
 mod flow;
 mod handshake;
+mod hosts;
 mod pmtu;
+mod ports;
+mod queue_map;
 mod ranges;
 mod receiver;
+mod route;
 mod rtt;
 mod sender;
 mod seq;
+mod spray;
 mod timers;
 
 #[cfg(test)]
 mod tests;
 
-pub use config::{Config, Congestion, Counters};
+pub use config::{Config, Congestion, Counters, Spread};
 pub use endpoint::Endpoint;
+pub use ports::{Pair, PortRange};
 
 /// Largest message in bytes (paper, section 5: 8 MB).
 pub const MAX_MESSAGE: u32 = 8 * 1024 * 1024;
@@ -92,6 +99,8 @@ pub enum Listening {
     Busy,
     /// Nobody listens there.
     Nobody,
+    /// The listener belongs to another engine of this sidecar: the one with this index.
+    Elsewhere(u8),
 }
 
 /// Why a flow ended or never came to be. The numbers are on the wire; see docs/protocol.md.
@@ -144,8 +153,23 @@ impl Reason {
 pub struct Datagram<'a> {
     /// Who sent it.
     pub from: SocketAddr,
+    /// The UDP port of ours that it came to.
+    pub to_port: u16,
+    /// The engine whose queue it landed on, if that engine handed it over; `None` if it landed here.
+    pub landed: Option<u8>,
     /// The UDP payload.
     pub bytes: &'a [u8],
+}
+
+/// What became of a datagram.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+#[must_use]
+pub enum Handling {
+    /// It was dealt with: used, answered or dropped.
+    Done,
+    /// It belongs to the engine with this index: give it the same bytes, with `landed` naming this engine. Never the answer
+    /// to a datagram that was handed over already.
+    HandOver(u8),
 }
 
 /// Where received bytes go and sent bytes come from: implemented by the worker over its tenants, and by the simulator.
@@ -236,7 +260,9 @@ pub enum SendError {
 /// One datagram to send: write `header_len` bytes with [`Endpoint::emit_header`], then the body.
 #[derive(Clone, Copy, Debug)]
 pub struct Transmit {
-    /// To whom.
+    /// The UDP port to send it from.
+    pub from_port: u16,
+    /// To whom; the port is the one that makes a pair with `from_port`.
     pub to: SocketAddr,
     /// The flow, if the datagram belongs to one (a reset for a stranger does not).
     pub flow: Option<FlowId>,
@@ -288,6 +314,19 @@ pub enum Event {
     },
 }
 
+/// What an engine learned of another host, for `machnet status`.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Learned {
+    /// The host.
+    pub host: IpAddr,
+    /// Engines of its sidecar.
+    pub engines: u8,
+    /// The pair on which the host's datagrams land at this engine.
+    pub heard: Option<Pair>,
+    /// Engines of the host with the pairs on which this engine's datagrams land there.
+    pub pairs: Vec<(u8, Pair)>,
+}
+
 /// What is known of a flow, for `machnet status` and the statistics calls of the SDKs.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
 pub struct FlowStats {
@@ -315,4 +354,10 @@ pub struct FlowStats {
     pub bytes_in_flight: u64,
     /// UDP payload size in bytes proved for the path.
     pub datagram_size: u32,
+    /// The UDP ports that the last datagram was sent on: 0 and 0 before the first.
+    pub pair: Pair,
+    /// Whether the peer said that datagrams on this pair land where the flow is, or there is one engine there.
+    pub is_direct: bool,
+    /// Datagrams of the peer that landed at another engine of ours and were handed over to this flow's.
+    pub taken_over: u64,
 }

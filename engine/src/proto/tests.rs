@@ -166,7 +166,9 @@ impl Net {
                 let (_, to, bytes) = self.wire.pop_front().unwrap();
                 let from = self.hosts[1 - to].address;
                 let host = &mut self.hosts[to];
-                host.endpoint.handle_datagram(self.now, &Datagram { from, bytes: &bytes }, &mut host.app);
+                let datagram = Datagram { from, to_port: 1, landed: None, bytes: &bytes };
+                let handling = host.endpoint.handle_datagram(self.now, &datagram, &mut host.app);
+                assert_eq!(handling, Handling::Done);
                 host.events();
             }
             for host in &mut self.hosts {
@@ -317,10 +319,11 @@ fn a_forged_reset_is_counted_and_not_believed() {
     for id in 0..1000_u32 {
         let mut emitter = crate::wire::header::Emitter::default();
         let id = crate::wire::header::ConnectionId(id.wrapping_mul(0x9e37_79b9));
-        let refusal = crate::wire::header::Refusal { id, number: id.0, reason: 4 };
+        let refusal = crate::wire::header::Refusal { id, number: id.0, reason: 4, engine: None };
         emitter.reset(refusal, id.0.is_multiple_of(2));
         let from = SocketAddr::from(([10, 0, 0, 2], 31_580));
-        host.endpoint.handle_datagram(net.now, &Datagram { from, bytes: emitter.as_bytes() }, &mut host.app);
+        let datagram = Datagram { from, to_port: 1, landed: None, bytes: emitter.as_bytes() };
+        let _: Handling = host.endpoint.handle_datagram(net.now, &datagram, &mut host.app);
     }
     assert_eq!(host.endpoint.counters().drop_forged_answer, 1000);
     assert!(host.endpoint.stats(client).is_some());

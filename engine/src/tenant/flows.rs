@@ -1,5 +1,6 @@
 //! The flows of one channel as the engine records them. A handle that the application names is checked here.
 
+use crate::bridge::BridgeId;
 use crate::proto::FlowId;
 use machnet_client::shm::layout::FlowInfo;
 use machnet_client::shm::ring::PeerFault;
@@ -36,6 +37,8 @@ pub enum Link {
         /// The peer's flow.
         flow: FlowSlot,
     },
+    /// A flow of an application of the same sidecar whose channel is on another engine.
+    Bridge(BridgeId),
     /// Nothing any more. The application was told, or is about to be.
     Ended,
 }

@@ -146,6 +146,11 @@ impl Tenant {
         (first != NIL).then_some(first)
     }
 
+    /// The message that was sent on the same flow after this one, if there is one.
+    pub fn sent_after(&self, handle: u32) -> Option<u32> {
+        self.sent.after(handle)
+    }
+
     /// Length in bytes of a sent message.
     #[cfg(test)]
     pub fn sent_len(&self, handle: u32) -> u32 {

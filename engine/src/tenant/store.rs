@@ -143,6 +143,12 @@ impl SentStore {
         messages.map(|sent| u64::from(sent.len)).sum()
     }
 
+    /// The message behind this one in its list.
+    pub(super) fn after(&self, handle: u32) -> Option<u32> {
+        let next = self.entries[handle as usize].next;
+        (next != NIL).then_some(next)
+    }
+
     /// A message by its handle.
     #[inline]
     pub(super) fn at(&self, handle: u32) -> &Sent {

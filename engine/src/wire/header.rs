@@ -7,7 +7,15 @@
 //!
 //! A 64-byte request that carries an acknowledgement spends 22 bytes on its header: 10, 8 for ACK, 4 for the message number.
 
+mod extended;
+mod opening;
+
+pub use extended::{Extended, Path, Search};
+pub use opening::{Confirm, Cookie, Refusal, Syn, SynAck, WireLimits};
+
 use core::fmt;
+use extended::{MAX_EXTENDED_LEN, parse_extended};
+use opening::{parse_confirm, parse_refusal, parse_syn, parse_syn_ack};
 
 /// Version in the high half of the first byte.
 pub const VERSION: u8 = 1;
@@ -16,14 +24,21 @@ pub const FIXED_LEN: usize = 10;
 /// Bytes of a SYN: padded so that no answer to it is larger than itself.
 pub const SYN_LEN: usize = 80;
 /// Bytes of a SYN_ACK.
-pub const SYN_ACK_LEN: usize = 54;
+pub const SYN_ACK_LEN: usize = 62;
 /// Bytes of a RESET or a REJECT.
 pub const RESET_LEN: usize = 12;
 /// Most gaps that an acknowledgement lists.
 pub const MAX_RANGES: usize = 16;
 /// Most bytes of a header, every block present.
-pub const MAX_HEADER: usize =
-    FIXED_LEN + ACK_LEN + 1 + MAX_RANGES * 4 + WINDOW_LEN + CONFIRM_LEN + FIN_LEN + SEGMENT_LEN;
+pub const MAX_HEADER: usize = FIXED_LEN
+    + ACK_LEN
+    + 1
+    + MAX_RANGES * 4
+    + WINDOW_LEN
+    + CONFIRM_LEN
+    + FIN_LEN
+    + MAX_EXTENDED_LEN
+    + SEGMENT_LEN;
 /// Bytes in front of each message of a bundle: its length.
 pub const BUNDLE_ITEM_LEN: usize = 2;
 /// Unit of the byte limit of a WINDOW block.
@@ -31,7 +46,7 @@ pub const WINDOW_UNIT: u64 = 1024;
 
 const ACK_LEN: usize = 8;
 const WINDOW_LEN: usize = 8;
-const CONFIRM_LEN: usize = 56;
+const CONFIRM_LEN: usize = 60;
 const FIN_LEN: usize = 4;
 const SEGMENT_LEN: usize = 12;
 
@@ -47,6 +62,9 @@ const FLAG_WINDOW: u8 = 4;
 const FLAG_CONFIRM: u8 = 8;
 const FLAG_FIN: u8 = 16;
 const BODY_SHIFT: u32 = 5;
+
+/// The kind of body that only says that there is more in front of the body proper.
+const KIND_EXTENDED: u8 = 6;
 
 /// In the flags of a RESET: it echoes a packet for which the sender knows no flow.
 const FLAG_STATELESS: u8 = 1;
@@ -74,112 +92,6 @@ pub enum ParseError {
     Flags,
     /// A field with an impossible value.
     Field,
-}
-
-/// What one side can take, as SYN, SYN_ACK and CONFIRM carry it: 12 bytes.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub struct WireLimits {
-    /// Largest message in bytes.
-    pub max_message: u32,
-    /// Messages on their way at most.
-    pub window_messages: u32,
-    /// Bytes on their way at most.
-    pub window_bytes: u32,
-}
-
-/// First datagram of a connect.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub struct Syn {
-    /// The client's name for the connection.
-    pub client: ConnectionId,
-    /// The client's first packet number; data starts one above.
-    pub number: u32,
-    /// Oldest and newest version the client speaks.
-    pub versions: (u8, u8),
-    /// The listener's port.
-    pub port: u16,
-    /// The client's flow port.
-    pub flow_port: u16,
-    /// What the client can take.
-    pub limits: WireLimits,
-    /// Largest UDP payload of the client's interface.
-    pub max_datagram: u16,
-    /// Number of the client's engines.
-    pub engines: u8,
-    /// Opaque to the server, echoed: the client's send time.
-    pub stamp: u64,
-}
-
-/// Proof that the server offered exactly this connection to this address.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub struct Cookie {
-    /// When, in seconds of the server's clock.
-    pub issued_s: u32,
-    /// Keyed hash over everything negotiated and the client's address.
-    pub mac: u64,
-}
-
-/// Answer to a SYN. The server keeps nothing.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub struct SynAck {
-    /// The client's name for the connection.
-    pub client: ConnectionId,
-    /// The SYN's packet number.
-    pub echo: u32,
-    /// The version both will speak.
-    pub version: u8,
-    /// Number of the server's engines.
-    pub engines: u8,
-    /// The server's name for the connection.
-    pub server: ConnectionId,
-    /// The server's first packet number; data starts one above.
-    pub number: u32,
-    /// What the server can take.
-    pub limits: WireLimits,
-    /// Largest UDP payload of the server's interface.
-    pub max_datagram: u16,
-    /// The SYN's stamp.
-    pub stamp: u64,
-    /// To be repeated in CONFIRM.
-    pub cookie: Cookie,
-}
-
-/// Everything the server needs to make the flow; on every packet of the client until it hears the established server.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub struct Confirm {
-    /// The client's name for the connection.
-    pub client: ConnectionId,
-    /// The client's first packet number.
-    pub client_number: u32,
-    /// The server's first packet number.
-    pub server_number: u32,
-    /// The listener's port.
-    pub port: u16,
-    /// The client's flow port.
-    pub flow_port: u16,
-    /// What the client can take.
-    pub client_limits: WireLimits,
-    /// What the server said it can take.
-    pub server_limits: WireLimits,
-    /// The smaller of both sides' largest UDP payloads.
-    pub max_datagram: u16,
-    /// The version chosen.
-    pub version: u8,
-    /// Number of the client's engines.
-    pub engines: u8,
-    /// The server's cookie.
-    pub cookie: Cookie,
-}
-
-/// Answer to a SYN that is not welcome, or the end of a flow.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub struct Refusal {
-    /// REJECT: the client's name. RESET: the receiver's name, or echoed from the packet that named an unknown flow.
-    pub id: ConnectionId,
-    /// The packet number of what is answered, or of the RESET itself.
-    pub number: u32,
-    /// A reason's code.
-    pub reason: u8,
 }
 
 /// Packets received, told to their sender.
@@ -309,6 +221,8 @@ pub struct Data<'a> {
     pub confirm: Option<Confirm>,
     /// The sender sends no message with this or a higher number and takes no more.
     pub fin: Option<u32>,
+    /// What flows between several engines have to tell.
+    pub extended: Option<Extended>,
     /// The rest.
     pub body: Body<'a>,
 }
@@ -360,12 +274,6 @@ impl<'a> Reader<'a> {
     fn id(&mut self) -> Result<ConnectionId, ParseError> {
         Ok(ConnectionId(self.u32()?))
     }
-    fn limits(&mut self) -> Result<WireLimits, ParseError> {
-        Ok(WireLimits { max_message: self.u32()?, window_messages: self.u32()?, window_bytes: self.u32()? })
-    }
-    fn cookie(&mut self) -> Result<Cookie, ParseError> {
-        Ok(Cookie { issued_s: self.u32()?, mac: self.u64()? })
-    }
     fn rest(self) -> &'a [u8] {
         self.0
     }
@@ -386,10 +294,10 @@ pub fn parse(bytes: &[u8]) -> Result<Packet<'_>, ParseError> {
         TYPE_DATA => parse_data(r, flags).map(Packet::Data),
         TYPE_SYN => parse_syn(r).map(Packet::Syn),
         TYPE_SYN_ACK => parse_syn_ack(r).map(Packet::SynAck),
-        TYPE_REJECT => parse_refusal(r).map(Packet::Reject),
+        TYPE_REJECT => parse_refusal(r, false).map(Packet::Reject),
         TYPE_RESET => {
             let stateless = flags & FLAG_STATELESS != 0;
-            parse_refusal(r).map(|refusal| Packet::Reset { refusal, stateless })
+            parse_refusal(r, stateless).map(|refusal| Packet::Reset { refusal, stateless })
         }
         _ => Err(ParseError::Type),
     }
@@ -414,8 +322,14 @@ fn parse_data(mut r: Reader<'_>, flags: u8) -> Result<Data<'_>, ParseError> {
     };
     let confirm = if flags & FLAG_CONFIRM != 0 { Some(parse_confirm(&mut r)?) } else { None };
     let fin = if flags & FLAG_FIN != 0 { Some(r.u32()?) } else { None };
-    let body = parse_body(r, flags >> BODY_SHIFT)?;
-    Ok(Data { id, number, ack, window, confirm, fin, body })
+    let kind = flags >> BODY_SHIFT;
+    let (extended, body) = if kind == KIND_EXTENDED {
+        let (extended, body) = parse_extended(r)?;
+        (Some(extended), body)
+    } else {
+        (None, parse_body(r, kind)?)
+    };
+    Ok(Data { id, number, ack, window, confirm, fin, extended, body })
 }
 
 fn parse_ranges<'a>(r: &mut Reader<'a>) -> Result<Ranges<'a>, ParseError> {
@@ -452,59 +366,6 @@ fn parse_body(mut r: Reader<'_>, kind: u8) -> Result<Body<'_>, ParseError> {
 #[inline]
 fn filled(bytes: &[u8]) -> Result<&[u8], ParseError> {
     if bytes.is_empty() { Err(ParseError::Truncated) } else { Ok(bytes) }
-}
-
-fn parse_syn(mut r: Reader<'_>) -> Result<Syn, ParseError> {
-    if r.0.len() + 2 < SYN_LEN {
-        return Err(ParseError::Truncated);
-    }
-    let syn = Syn {
-        client: r.id()?,
-        number: r.u32()?,
-        versions: (r.u8()?, r.u8()?),
-        port: r.u16()?,
-        flow_port: r.u16()?,
-        max_datagram: r.u16()?,
-        limits: r.limits()?,
-        stamp: r.u64()?,
-        engines: r.u8()?,
-    };
-    if syn.versions.0 > syn.versions.1 { Err(ParseError::Field) } else { Ok(syn) }
-}
-
-fn parse_syn_ack(mut r: Reader<'_>) -> Result<SynAck, ParseError> {
-    Ok(SynAck {
-        client: r.id()?,
-        echo: r.u32()?,
-        version: r.u8()?,
-        engines: r.u8()?,
-        server: r.id()?,
-        number: r.u32()?,
-        max_datagram: r.u16()?,
-        limits: r.limits()?,
-        stamp: r.u64()?,
-        cookie: r.cookie()?,
-    })
-}
-
-fn parse_confirm(r: &mut Reader<'_>) -> Result<Confirm, ParseError> {
-    Ok(Confirm {
-        client: r.id()?,
-        client_number: r.u32()?,
-        server_number: r.u32()?,
-        port: r.u16()?,
-        flow_port: r.u16()?,
-        client_limits: r.limits()?,
-        server_limits: r.limits()?,
-        max_datagram: r.u16()?,
-        version: r.u8()?,
-        engines: r.u8()?,
-        cookie: r.cookie()?,
-    })
-}
-
-fn parse_refusal(mut r: Reader<'_>) -> Result<Refusal, ParseError> {
-    Ok(Refusal { id: r.id()?, number: r.u32()?, reason: r.u16()?.to_be_bytes()[1] })
 }
 
 /// Writes header fields one behind the other. The buffer holds any header, so nothing can overrun it.
@@ -546,17 +407,6 @@ impl Emitter {
         self.bytes[1] |= flag;
     }
 
-    fn limits(&mut self, limits: &WireLimits) {
-        self.put(limits.max_message.to_be_bytes());
-        self.put(limits.window_messages.to_be_bytes());
-        self.put(limits.window_bytes.to_be_bytes());
-    }
-
-    fn cookie(&mut self, cookie: Cookie) {
-        self.put(cookie.issued_s.to_be_bytes());
-        self.put(cookie.mac.to_be_bytes());
-    }
-
     /// Begins a DATA packet. Blocks follow in the order ACK, WINDOW, CONFIRM, FIN, then one body.
     #[inline]
     pub fn start_data(&mut self, id: ConnectionId, number: u32) {
@@ -592,21 +442,6 @@ impl Emitter {
         self.flag(FLAG_WINDOW);
         self.put(window.messages.to_be_bytes());
         self.put(window.kibibytes.to_be_bytes());
-    }
-
-    /// CONFIRM.
-    pub fn confirm(&mut self, confirm: &Confirm) {
-        self.flag(FLAG_CONFIRM);
-        self.put(confirm.client.0.to_be_bytes());
-        self.put(confirm.client_number.to_be_bytes());
-        self.put(confirm.server_number.to_be_bytes());
-        self.put(confirm.port.to_be_bytes());
-        self.put(confirm.flow_port.to_be_bytes());
-        self.limits(&confirm.client_limits);
-        self.limits(&confirm.server_limits);
-        self.put(confirm.max_datagram.to_be_bytes());
-        self.put([confirm.version, confirm.engines]);
-        self.cookie(confirm.cookie);
     }
 
     /// FIN.
@@ -646,46 +481,6 @@ impl Emitter {
     /// Body: room came back.
     pub fn nudge(&mut self) {
         self.flag(5 << BODY_SHIFT);
-    }
-
-    /// A whole SYN, padded.
-    pub fn syn(&mut self, syn: &Syn) {
-        self.start(TYPE_SYN, 0, syn.client, syn.number);
-        self.put([syn.versions.0, syn.versions.1]);
-        self.put(syn.port.to_be_bytes());
-        self.put(syn.flow_port.to_be_bytes());
-        self.put(syn.max_datagram.to_be_bytes());
-        self.limits(&syn.limits);
-        self.put(syn.stamp.to_be_bytes());
-        self.put([syn.engines]);
-        self.bytes[self.len..SYN_LEN].fill(0);
-        self.len = SYN_LEN;
-    }
-
-    /// A whole SYN_ACK.
-    pub fn syn_ack(&mut self, answer: &SynAck) {
-        self.start(TYPE_SYN_ACK, 0, answer.client, answer.echo);
-        self.put([answer.version, answer.engines]);
-        self.put(answer.server.0.to_be_bytes());
-        self.put(answer.number.to_be_bytes());
-        self.put(answer.max_datagram.to_be_bytes());
-        self.limits(&answer.limits);
-        self.put(answer.stamp.to_be_bytes());
-        self.cookie(answer.cookie);
-        self.bytes[self.len..SYN_ACK_LEN].fill(0);
-        self.len = SYN_ACK_LEN;
-    }
-
-    /// A whole REJECT.
-    pub fn reject(&mut self, refusal: Refusal) {
-        self.start(TYPE_REJECT, 0, refusal.id, refusal.number);
-        self.put([0, refusal.reason]);
-    }
-
-    /// A whole RESET.
-    pub fn reset(&mut self, refusal: Refusal, stateless: bool) {
-        self.start(TYPE_RESET, if stateless { FLAG_STATELESS } else { 0 }, refusal.id, refusal.number);
-        self.put([0, refusal.reason]);
     }
 }
 

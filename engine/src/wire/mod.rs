@@ -2,3 +2,4 @@
 //! frame drivers.
 
 pub mod header;
+pub mod ports;

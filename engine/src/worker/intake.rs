@@ -148,6 +148,7 @@ impl<D: Driver> Worker<D> {
                 match state.link {
                     Link::Remote(id) => send(&mut self.endpoint, now, id, handle, len)?,
                     Link::Local { .. } if !state.blocked => drop(self.host.relay(index, flow)),
+                    Link::Bridge(id) => self.host.ship(id),
                     Link::Local { .. } | Link::Ended => {}
                 }
             }
@@ -169,8 +170,13 @@ impl<D: Driver> Worker<D> {
         } else if !is_reachable(to.remote, own.is_ipv4()) {
             Err(NO_ROUTE)
         } else if to.remote.ip() == own {
-            self.notice_accepts(now, to.remote.port());
-            self.host.connect_local(index, request, to);
+            match self.host.listening_engine(to.remote.port()) {
+                Some(engine) => self.host.connect_neighbour(index, request, to, engine),
+                None => {
+                    self.notice_accepts(now, to.remote.port());
+                    self.host.connect_local(index, request, to);
+                }
+            }
             Ok(())
         } else {
             self.connect_remote(now, index, request, to).map_err(|reason| reason as u16)
@@ -182,7 +188,7 @@ impl<D: Driver> Worker<D> {
     }
 
     /// A listener whose backlog looks full may have accepted this very moment: its word is older than the connect.
-    fn notice_accepts(&mut self, now: Instant, port: u16) {
+    pub(super) fn notice_accepts(&mut self, now: Instant, port: u16) {
         for index in self.host.full_listeners(port) {
             if let Err(fault) = self.take_returned(now, index) {
                 self.host.fault(index, fault);
@@ -228,6 +234,7 @@ impl<D: Driver> Worker<D> {
                 self.endpoint.close(now, id, &mut self.host);
             }
             Link::Local { .. } => self.host.close_local(index, slot),
+            Link::Bridge(id) => self.host.close_bridge(index, slot, id),
             Link::Ended => {}
         }
     }
@@ -244,6 +251,7 @@ impl<D: Driver> Worker<D> {
                 }
             }
             Link::Local { .. } => self.host.reset_local(index, slot, reason),
+            Link::Bridge(id) => self.host.reset_bridge(index, slot, id, reason),
             Link::Ended => {}
         }
     }

@@ -88,9 +88,12 @@ impl<D: Driver> Worker<D> {
             self.retire(now, index);
             ended += 1;
         }
-        if self.shutdown.is_some() && self.leaving.is_empty() && self.host.is_empty() {
+        if let Some(deadline) = self.shutdown
+            && self.leaving.is_empty()
+            && self.host.is_empty()
+        {
             // One cycle more, so that the last resets and acknowledgements leave.
-            self.finished = ended == 0;
+            self.finished = ended == 0 && (!self.host.owes_neighbours() || now >= deadline);
         }
         ended
     }
@@ -169,10 +172,11 @@ impl<D: Driver> Worker<D> {
         for index in places {
             self.take_what_was_published(now, index);
         }
+        self.host.shut_down_bridges();
         for channel in channels {
             self.leave(now, channel, LeaveCause::Shutdown, linger);
         }
-        if self.host.is_empty() {
+        if self.host.is_empty() && !self.host.owes_neighbours() {
             self.finished = true;
         }
     }

@@ -6,6 +6,7 @@
 
 mod intake;
 mod leave;
+mod meet;
 mod report;
 mod rest;
 mod transmit;
@@ -16,8 +17,9 @@ use crate::counters::Counter;
 use crate::driver::Driver;
 use crate::host::{Host, LeaveCause};
 use crate::mailbox::{Command, Notice, Receiver, Sender};
+use crate::neighbours::Inbox;
 use crate::proto::time::{Duration, Instant};
-use crate::proto::{Config, Datagram, Endpoint};
+use crate::proto::{Config, Datagram, Endpoint, Handling};
 use crate::sys::Epoll;
 use std::io;
 
@@ -62,6 +64,10 @@ pub struct Worker<D> {
     commands: Receiver<Command>,
     notices: Sender<Notice>,
     epoll: Epoll,
+    /// Datagrams that landed at other engines.
+    inbox: Option<Inbox>,
+    /// The processor that the thread is kept on.
+    cpu: Option<u32>,
     /// When armed tenants' bells and the backlog are looked at next while the engine is busy.
     next_look: Instant,
     /// When an engine without flows over the network asks it for datagrams next.
@@ -92,6 +98,7 @@ impl<D: Driver> Worker<D> {
         let epoll = Epoll::new()?;
         rest::watch(&epoll, &driver, &commands)?;
         let mut core = settings.core.clone();
+        (core.ports, core.receive_ports) = (driver.ports(), driver.receive_ports());
         core.max_datagram = core.max_datagram.min(u32::try_from(driver.max_datagram()).unwrap_or(u32::MAX));
         Ok(Self {
             endpoint: Endpoint::new(core, settings.seed),
@@ -102,6 +109,8 @@ impl<D: Driver> Worker<D> {
             commands,
             notices,
             epoll,
+            inbox: None,
+            cpu: None,
             next_look: Instant::ZERO,
             next_question: Instant::ZERO,
             passed_over: false,
@@ -122,6 +131,9 @@ impl<D: Driver> Worker<D> {
             work += self.look_at_the_quiet(now);
         }
         work += self.handle_commands(now);
+        if self.host.has_news() {
+            work += self.meet_neighbours(now);
+        }
         // What a tenant published goes out before a system call asks the network, which comes next at the latest.
         let taken = self.take_from_tenants(now);
         self.passed_over = self.asks_by_call && taken > 0 && !self.passed_over;
@@ -142,6 +154,9 @@ impl<D: Driver> Worker<D> {
             work += self.finish_leaving(now);
         }
         work += self.publish();
+        if self.host.neighbours.is_some() {
+            self.host.tell_neighbours();
+        }
         if !self.host.faulted.is_empty() {
             work += self.end_faulted(now);
         }
@@ -150,6 +165,11 @@ impl<D: Driver> Worker<D> {
             self.host.counters.count(Counter::BusyCycles);
         }
         work
+    }
+
+    /// The processor that the engine's thread is kept on, for the status.
+    pub fn runs_on(&mut self, cpu: Option<u32>) {
+        self.cpu = cpu;
     }
 
     /// Whether the engine was told to end and has nothing left to do.
@@ -201,7 +221,12 @@ impl<D: Driver> Worker<D> {
                 self.host.listen(channel, port, listener, backlog);
                 self.notices.send(Notice::Listening { channel, listener });
             }
+            Command::ListenElsewhere { channel, port, engine, listener } => {
+                self.host.listens_elsewhere(port, engine, listener);
+                self.notices.send(Notice::Listening { channel, listener });
+            }
             Command::Unlisten { listener } => self.unlisten(now, listener),
+            Command::UnlistenElsewhere { port, listener } => self.host.unlisten_elsewhere(port, listener),
             Command::Status { token } => {
                 let status = Box::new(self.status());
                 self.notices.send(Notice::Status { token, status });
@@ -221,8 +246,11 @@ impl<D: Driver> Worker<D> {
             return 0;
         }
         let Self { driver, endpoint, host, .. } = self;
-        let received = driver.receive(|from, bytes| {
-            endpoint.handle_datagram(now, &Datagram { from, bytes }, host);
+        let received = driver.receive(|from, to_port, bytes| {
+            let datagram = Datagram { from, to_port, landed: None, bytes };
+            if let Handling::HandOver(engine) = endpoint.handle_datagram(now, &datagram, host) {
+                host.hand_over(engine, from, to_port, bytes);
+            }
             while let Some(event) = endpoint.poll_event() {
                 host.on_event(event);
             }

@@ -2,9 +2,10 @@
 
 use super::Worker;
 use crate::driver::Driver;
-use crate::host::Seat;
-use crate::proto::{Endpoint, FlowStats as PathStats};
-use crate::status::{ChannelStatus, EngineStatus, FlowStatus};
+use crate::host::{Host, Seat};
+use crate::neighbours::Neighbours;
+use crate::proto::{Endpoint, FlowStats as PathStats, Learned, Pair};
+use crate::status::{ChannelStatus, EngineStatus, FlowStatus, LearnedStatus, PairStatus};
 use crate::tenant::{Flow, Link, Tenant};
 use machnet_client::FlowStats;
 use std::collections::BTreeMap;
@@ -14,13 +15,15 @@ impl<D: Driver> Worker<D> {
     pub(super) fn status(&self) -> EngineStatus {
         let own = self.host.own_ip();
         let channel = |(index, seat): (u32, &Seat)| {
-            channel_status(&self.endpoint, seat, self.host.ports_of(index), own)
+            channel_status(&self.endpoint, &self.host, seat, self.host.ports_of(index), own)
         };
         EngineStatus {
             id: self.settings.id,
             idle: self.settings.idle.to_owned(),
+            cpu: self.cpu,
             counters: self.all_counters(),
             channels: self.host.seats().map(channel).collect(),
+            learned: self.endpoint.learned().map(learned_status).collect(),
         }
     }
 
@@ -42,14 +45,40 @@ impl<D: Driver> Worker<D> {
             ("path_dropped_error", path.dropped_error),
             ("path_dropped_truncated", path.dropped_truncated),
             ("path_dropped_checksum", path.dropped_checksum),
+            ("path_dropped_source_port", path.dropped_source_port),
+            ("path_source_port_unavailable", path.source_port_unavailable),
+        ];
+        let neighbours = self.host.neighbours.as_ref().map(Neighbours::counters).unwrap_or_default();
+        let neighbours = [
+            ("handed_over_out", neighbours.out),
+            ("handed_over_in", self.inbox.as_ref().map_or(0, |inbox| inbox.taken)),
+            ("handed_over_dropped", neighbours.dropped),
+            ("parcels_waited", neighbours.parcels_waited),
+            ("neighbours_woken", neighbours.wakes),
         ];
         let core = self.endpoint.counters().iter();
-        let all = self.host.counters.iter().chain(core).chain(path);
+        let all = self.host.counters.iter().chain(core).chain(path).chain(neighbours);
         all.map(|(name, value)| (name.to_owned(), value)).collect()
     }
 }
 
-fn channel_status(endpoint: &Endpoint, seat: &Seat, ports: Vec<u16>, own: IpAddr) -> ChannelStatus {
+fn learned_status(learned: Learned) -> LearnedStatus {
+    let pair = |(engine, pair): (u8, Pair)| PairStatus { engine, from_port: pair.from, to_port: pair.to };
+    LearnedStatus {
+        host: learned.host.to_string(),
+        engines: learned.engines,
+        heard: learned.heard.map(|pair| (pair.from, pair.to)),
+        pairs: learned.pairs.into_iter().map(pair).collect(),
+    }
+}
+
+fn channel_status(
+    endpoint: &Endpoint,
+    host: &Host,
+    seat: &Seat,
+    ports: Vec<u16>,
+    own: IpAddr,
+) -> ChannelStatus {
     let identity = seat.tenant.identity();
     ChannelStatus {
         id: identity.channel,
@@ -59,16 +88,16 @@ fn channel_status(endpoint: &Endpoint, seat: &Seat, ports: Vec<u16>, own: IpAddr
         flows: seat
             .tenant
             .flows()
-            .map(|(slot, flow)| flow_status(endpoint, &seat.tenant, seat.tenant.handle(slot), flow))
+            .map(|(slot, flow)| flow_status(endpoint, host, &seat.tenant, seat.tenant.handle(slot), flow))
             .collect(),
         listeners: ports.into_iter().map(|port| std::net::SocketAddr::new(own, port).to_string()).collect(),
     }
 }
 
-fn flow_status(endpoint: &Endpoint, tenant: &Tenant, id: u32, flow: &Flow) -> FlowStatus {
+fn flow_status(endpoint: &Endpoint, host: &Host, tenant: &Tenant, id: u32, flow: &Flow) -> FlowStatus {
     let kind = match flow.link {
         Link::Remote(_) => "remote",
-        Link::Local { .. } => "local",
+        Link::Local { .. } | Link::Bridge(_) => "local",
         Link::Ended => "",
     };
     let state = match flow {
@@ -78,6 +107,7 @@ fn flow_status(endpoint: &Endpoint, tenant: &Tenant, id: u32, flow: &Flow) -> Fl
         _ => "open",
     };
     let stats = flow_stats(endpoint, tenant, flow);
+    let path = path_stats(endpoint, flow);
     FlowStatus {
         id,
         kind: kind.to_owned(),
@@ -96,17 +126,30 @@ fn flow_status(endpoint: &Endpoint, tenant: &Tenant, id: u32, flow: &Flow) -> Fl
         datagram_size: u32::try_from(stats.path_datagram_bytes).unwrap_or(u32::MAX),
         congestion_window: stats.congestion_window_bytes,
         bytes_in_flight: stats.bytes_in_flight,
+        peer_engine: match flow.link {
+            Link::Local { .. } => u8::try_from(host.engine()).ok(),
+            Link::Bridge(id) => host.bridges.engine_of(id),
+            Link::Remote(_) | Link::Ended => None,
+        },
+        from_port: path.pair.from,
+        to_port: path.pair.to,
+        direct: path.is_direct,
+        taken_over: path.taken_over,
+    }
+}
+
+fn path_stats(endpoint: &Endpoint, flow: &Flow) -> PathStats {
+    match flow.link {
+        Link::Remote(remote) => endpoint.stats(remote).unwrap_or_default(),
+        Link::Local { .. } | Link::Bridge(_) | Link::Ended => PathStats::default(),
     }
 }
 
 /// What the engine knows of a flow: the tenant counts messages, the core knows the path.
 fn flow_stats(endpoint: &Endpoint, tenant: &Tenant, flow: &Flow) -> FlowStats {
-    let path = match flow.link {
-        Link::Remote(remote) => endpoint.stats(remote).unwrap_or_default(),
-        Link::Local { .. } | Link::Ended => PathStats::default(),
-    };
+    let path = path_stats(endpoint, flow);
     let mut stats = FlowStats::default();
-    stats.local = matches!(flow.link, Link::Local { .. });
+    stats.local = matches!(flow.link, Link::Local { .. } | Link::Bridge(_));
     stats.smoothed_rtt_ns = path.srtt_ns;
     stats.min_rtt_ns = path.min_rtt_ns;
     stats.messages_sent = flow.sent;

@@ -10,6 +10,7 @@ use crate::counters::Counter;
 use crate::driver::Driver;
 use crate::idle::{Step, Waiting};
 use crate::mailbox::{Command, Receiver};
+use crate::neighbours::Neighbours;
 use crate::proto::time::{Duration, Instant};
 use crate::sys::{self, Epoll, Watch};
 use machnet_client::socket::Drained;
@@ -27,16 +28,21 @@ const ALWAYS_POLLED: usize = 4;
 const MAX_SLEEP: Duration = Duration::from_secs(1);
 /// Longest sleep while a tenant has to drain a ring before it can be told something.
 const BACKLOG_SLEEP: Duration = Duration::from_millis(5);
-/// Longest sleep when the network path cannot wake the engine, or holds datagrams.
+/// Longest sleep when the network path cannot wake the engine, or holds datagrams, or a neighbour has no room.
 const BLIND_SLEEP: Duration = Duration::from_micros(50);
 const DRIVER_TOKEN: u64 = u64::MAX;
 const COMMAND_TOKEN: u64 = u64::MAX - 1;
+const NEIGHBOUR_TOKEN: u64 = u64::MAX - 2;
 
 pub(super) fn watch(epoll: &Epoll, driver: &impl Driver, commands: &Receiver<Command>) -> io::Result<()> {
     if let Some(descriptor) = driver.wait_fd() {
         epoll.add(descriptor, DRIVER_TOKEN, Watch::Readable)?;
     }
     epoll.add(commands.wake_fd(), COMMAND_TOKEN, Watch::Readable)
+}
+
+pub(super) fn watch_neighbours(epoll: &Epoll, neighbours: &Neighbours) -> io::Result<()> {
+    epoll.add(neighbours.wake_fd(), NEIGHBOUR_TOKEN, Watch::Readable)
 }
 
 fn token(index: u32, generation: u32) -> u64 {
@@ -124,6 +130,11 @@ impl<D: Driver> Worker<D> {
         let result = epoll.wait(timeout_ns, |ready| match ready.token {
             DRIVER_TOKEN => {}
             COMMAND_TOKEN => commands.drain_bell(),
+            NEIGHBOUR_TOKEN => {
+                if let Some(neighbours) = &host.neighbours {
+                    neighbours.drain_bell();
+                }
+            }
             #[expect(clippy::cast_possible_truncation, reason = "the two halves of a token")]
             token => {
                 let (index, generation) = (token as u32, (token >> 32) as u32);
@@ -154,7 +165,7 @@ impl<D: Driver> Worker<D> {
 
     /// Sleeps until something comes or a timer is due, if nothing came meanwhile.
     pub fn sleep(&mut self, clock: &Clock) {
-        if !self.arm_all() {
+        if !self.arm_all() || self.host.neighbours.as_ref().is_some_and(|n| !n.try_sleep()) {
             return;
         }
         let now = clock.now();
@@ -168,7 +179,8 @@ impl<D: Driver> Worker<D> {
         if !self.backlog.is_empty() {
             until = until.min(now + BACKLOG_SLEEP);
         }
-        if self.driver.wait_fd().is_none() || self.driver.is_transmit_pending() {
+        let is_blind = self.driver.wait_fd().is_none() || self.driver.is_transmit_pending();
+        if is_blind || self.host.owes_neighbours() {
             until = until.min(now + BLIND_SLEEP);
         }
         let span = until.since(now);
@@ -176,6 +188,9 @@ impl<D: Driver> Worker<D> {
             self.host.counters.count(Counter::Sleeps);
             self.host.now = now;
             self.wait(Some(span.as_nanos()));
+        }
+        if let Some(neighbours) = &self.host.neighbours {
+            neighbours.wake_up();
         }
         self.next_question = Instant::ZERO;
         // What is quiet is looked at soon after, not at once: the bells were just read.

@@ -26,11 +26,11 @@ impl<D: Driver> Worker<D> {
             sent += 1;
             let len = transmit.header_len + transmit.body_len;
             let Self { driver, endpoint, host, .. } = self;
-            if let Some(out) = driver.lend(transmit.to, len) {
+            if let Some(out) = driver.lend(transmit.from_port, transmit.to, len) {
                 fill(endpoint, host, &transmit, out);
             } else {
                 let _: Result<(), _> = driver.flush();
-                let Some(out) = driver.lend(transmit.to, len) else {
+                let Some(out) = driver.lend(transmit.from_port, transmit.to, len) else {
                     host.counters.count(Counter::TransmitNoRoom);
                     break;
                 };

@@ -7,7 +7,7 @@ use crate::report::{Short, decoded};
 use crate::scenario::{MS, US};
 use crate::world::{Happening, World, address, host_of, stranger_address};
 use machnet_engine::proto::time::{Duration, Instant};
-use machnet_engine::proto::{Body, Datagram, Endpoint, FlowId, Transmit, TxHandle};
+use machnet_engine::proto::{Body, Datagram, Endpoint, FlowId, Handling, Transmit, TxHandle};
 use std::net::SocketAddr;
 
 /// Receive descriptors of a queue (the LCD NIC of the paper).
@@ -57,8 +57,9 @@ impl World {
         for _ in 0..RX_BURST {
             let Some((from, bytes)) = self.hosts[host].received.pop_front() else { break };
             self.hosts[host].datagrams_handled += 1;
-            let datagram = Datagram { from, bytes: &bytes };
-            self.call(host, |endpoint, now, desk| endpoint.handle_datagram(now, &datagram, desk));
+            let datagram = Datagram { from, to_port: 31580, landed: None, bytes: &bytes };
+            let _: Option<Handling> =
+                self.call(host, |endpoint, now, desk| endpoint.handle_datagram(now, &datagram, desk));
         }
         self.run_timers(host);
         let more = self.transmit_burst(host);

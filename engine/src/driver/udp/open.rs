@@ -283,7 +283,7 @@ fn prepare(
 /// The protocol finds the path's size itself, from what is acknowledged (RFC 8899). With `IP_PMTUDISC_DO` the kernel would
 /// also believe any ICMP "fragmentation needed" that reaches the host, forged ones included, and refuse our larger
 /// datagrams for ten minutes although they would arrive. With PROBE only the interface's own MTU says EMSGSIZE.
-fn forbid_fragments(socket: BorrowedFd<'_>, bound: SocketAddr) -> io::Result<()> {
+pub(super) fn forbid_fragments(socket: BorrowedFd<'_>, bound: SocketAddr) -> io::Result<()> {
     if bound.is_ipv4() {
         return sys::set_option(socket, libc::IPPROTO_IP, libc::IP_MTU_DISCOVER, libc::IP_PMTUDISC_PROBE);
     }
@@ -294,7 +294,7 @@ fn forbid_fragments(socket: BorrowedFd<'_>, bound: SocketAddr) -> io::Result<()>
 
 /// Asks for a buffer of `bytes` beyond the system's limit, which only the privileged may, then within it. Returns what the
 /// kernel gave; it doubles the request to pay for its own bookkeeping.
-fn widen(socket: &Socket, forced: c_int, plain: c_int, bytes: usize) -> io::Result<usize> {
+pub(super) fn widen(socket: &Socket, forced: c_int, plain: c_int, bytes: usize) -> io::Result<usize> {
     let request = c_int::try_from(bytes).unwrap_or(c_int::MAX);
     let socket = socket.as_fd();
     if sys::set_option(socket, libc::SOL_SOCKET, forced, request).is_err() {

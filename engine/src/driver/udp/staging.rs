@@ -6,7 +6,7 @@
 //!   runs                   [ to A: 2 of 1000, 1 of 400 ][ to B  ]
 //! ```
 //!
-//! Datagrams lie end to end, so neighbours of equal length to one address are already the one slice that GSO wants.
+//! Datagrams lie end to end, so neighbours of equal length from one port to one address are already the one slice that GSO wants.
 
 use std::net::SocketAddr;
 use std::ops::Range;
@@ -20,9 +20,11 @@ pub(super) const MAX_RUN_BYTES: usize = 65_507;
 /// Most runs that wait at a time: the descriptors of the LCD NIC's queue (paper, section 3.1).
 pub(super) const MAX_RUNS: usize = 256;
 
-/// Datagrams to one address that lie end to end: all of one length but for the last, which may be shorter.
+/// Datagrams from one port to one address that lie end to end: all of one length but for the last, which may be shorter.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct Run {
+    /// The port that it leaves from.
+    pub(super) from_port: u16,
     /// The destination.
     pub(super) to: SocketAddr,
     /// Where the first datagram begins.
@@ -46,11 +48,12 @@ impl Run {
         self.offset..self.offset + self.total_bytes.min(usize::from(self.segment_bytes))
     }
 
-    fn takes(&self, to: SocketAddr, len: usize) -> bool {
+    fn takes(&self, from_port: u16, to: SocketAddr, len: usize) -> bool {
         let segment_bytes = usize::from(self.segment_bytes);
         let ends_with_a_whole_one = self.total_bytes == segment_bytes * usize::from(self.datagrams);
         ends_with_a_whole_one
             && self.to == to
+            && self.from_port == from_port
             && len > 0
             && len <= segment_bytes
             && self.datagrams < MAX_RUN_DATAGRAMS
@@ -65,7 +68,7 @@ pub(super) struct Staging {
     tail: usize,
     runs: Vec<Run>,
     first: usize,
-    lent: Option<(SocketAddr, usize)>,
+    lent: Option<(u16, SocketAddr, usize)>,
     merges: bool,
 }
 
@@ -83,24 +86,24 @@ impl Staging {
 
     /// Room for a datagram of `len` bytes, if there is any.
     #[inline]
-    pub(super) fn lend(&mut self, to: SocketAddr, len: usize) -> Option<&mut [u8]> {
+    pub(super) fn lend(&mut self, from_port: u16, to: SocketAddr, len: usize) -> Option<&mut [u8]> {
         if self.runs.len() == MAX_RUNS || len > self.bytes.len() - self.tail {
             return None;
         }
-        self.lent = Some((to, len));
+        self.lent = Some((from_port, to, len));
         Some(&mut self.bytes[self.tail..self.tail + len])
     }
 
     /// Queues the first `len` bytes of what was lent last.
     #[inline]
     pub(super) fn commit(&mut self, len: usize) {
-        let (to, lent_len) = self.lent.take().expect("a datagram is lent before it is committed");
+        let (from_port, to, lent_len) = self.lent.take().expect("a datagram is lent before it is committed");
         assert!(len <= lent_len, "{len} bytes committed of {lent_len} lent");
         let offset = self.tail;
         self.tail += len;
         // A run that was partly sent begins later, but still ends where the next datagram begins.
         match self.runs.last_mut() {
-            Some(run) if self.merges && run.takes(to, len) => {
+            Some(run) if self.merges && run.takes(from_port, to, len) => {
                 run.total_bytes += len;
                 run.datagrams += 1;
                 return;
@@ -108,7 +111,7 @@ impl Staging {
             _ => {}
         }
         let segment_bytes = u16::try_from(len).expect("UDP payloads are below 64 KiB");
-        self.runs.push(Run { to, offset, total_bytes: len, segment_bytes, datagrams: 1 });
+        self.runs.push(Run { from_port, to, offset, total_bytes: len, segment_bytes, datagrams: 1 });
     }
 
     /// All staged bytes; [`Run::range`] points into them.
@@ -172,7 +175,7 @@ mod tests {
     }
 
     fn put(staging: &mut Staging, to: u8, len: usize, fill: u8) {
-        staging.lend(address(to), len).unwrap().fill(fill);
+        staging.lend(7, address(to), len).unwrap().fill(fill);
         staging.commit(len);
     }
 
@@ -192,6 +195,17 @@ mod tests {
             shapes(&staging),
             [(1000, 3, 2400), (400, 1, 400), (500, 2, 1000), (500, 1, 500), (500, 1, 500)]
         );
+    }
+
+    #[test]
+    fn datagrams_from_different_ports_are_different_runs() {
+        let mut staging = Staging::new(1000, true);
+        for from_port in [7, 7, 8, 7] {
+            staging.lend(from_port, address(1), 10).unwrap().fill(0);
+            staging.commit(10);
+        }
+        let ports: Vec<_> = staging.runs().iter().map(|run| (run.from_port, run.datagrams)).collect();
+        assert_eq!(ports, [(7, 2), (8, 1), (7, 1)]);
     }
 
     #[test]
@@ -219,13 +233,13 @@ mod tests {
     fn lend_says_no_when_bytes_or_runs_run_out() {
         let mut staging = Staging::new(1000, true);
         put(&mut staging, 1, 600, 0);
-        assert!(staging.lend(address(1), 401).is_none());
-        assert!(staging.lend(address(1), 400).is_some());
+        assert!(staging.lend(7, address(1), 401).is_none());
+        assert!(staging.lend(7, address(1), 400).is_some());
         let mut staging = Staging::new(1000, false);
         for _ in 0..MAX_RUNS {
             put(&mut staging, 1, 1, 0);
         }
-        assert!(staging.lend(address(1), 1).is_none());
+        assert!(staging.lend(7, address(1), 1).is_none());
     }
 
     #[test]

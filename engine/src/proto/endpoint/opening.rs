@@ -5,7 +5,7 @@ use super::{Endpoint, FIRST_FLOW_PORT, flow_of};
 use crate::proto::flow::Flow;
 use crate::proto::handshake;
 use crate::proto::time::Instant;
-use crate::proto::{Datagram, Event, Limits, Listening, Payload, Reason};
+use crate::proto::{Datagram, Event, Handling, Limits, Listening, Payload, Reason};
 use crate::wire::header::{Confirm, ConnectionId, Data, Refusal, Syn, SynAck, VERSION};
 use std::net::SocketAddr;
 
@@ -31,8 +31,9 @@ impl Endpoint {
             return None;
         }
         self.counters.accepted += 1;
-        let flow = Flow::accepted(now, id, data.id, datagram.from, confirm, &self.config);
-        self.by_remote.insert((flow.to, flow.remote), id.index());
+        let mut flow = Flow::accepted(now, id, data.id, datagram.from, confirm, &self.config);
+        self.meet_client(now, &mut flow, confirm);
+        self.by_remote.insert((flow.to.ip(), flow.remote), id.index());
         self.by_id.insert(data.id.0, id.index());
         self.slots[id.index() as usize].flow = Some(Box::new(flow));
         Some(id.index())
@@ -48,9 +49,10 @@ impl Endpoint {
         confirm: &Confirm,
         reason: Reason,
     ) {
+        let (way, _) = self.way_back(datagram, data);
         let remains = Remains {
             remote: confirm.client,
-            to: datagram.from,
+            way,
             next_number: u64::from(confirm.server_number) + 1,
             farewell: confirm.server_number.wrapping_add(1),
             fin: None,
@@ -60,7 +62,14 @@ impl Endpoint {
         self.reply_reset(now, datagram, data, reason);
     }
 
-    pub(super) fn on_syn(&mut self, now: Instant, from: SocketAddr, syn: &Syn, payload: &mut impl Payload) {
+    pub(super) fn on_syn(
+        &mut self,
+        now: Instant,
+        datagram: &Datagram<'_>,
+        syn: &Syn,
+        payload: &mut impl Payload,
+    ) -> Handling {
+        self.observe(datagram);
         let reason = if syn.versions.0 > VERSION || syn.versions.1 < handshake::OLDEST_VERSION {
             Some(Reason::Version)
         } else if !self.has_room() {
@@ -72,18 +81,25 @@ impl Endpoint {
             (Some(reason), _) => reason,
             (None, Listening::Nobody) => Reason::Refused,
             (None, Listening::Busy) => Reason::Busy,
-            (None, Listening::Open(limits)) => return self.answer_syn(now, from, syn, limits),
+            (None, Listening::Open(limits)) => return self.answer_syn(now, datagram, syn, limits),
+            // A directory that was not up to date leads here once more: the client asks again.
+            (None, Listening::Elsewhere(engine)) => {
+                return self.pass_on(engine, datagram).unwrap_or(Handling::Done);
+            }
         };
         self.counters.syns_refused += 1;
-        let refusal = Refusal { id: syn.client, number: syn.number, reason: refused as u8 };
-        self.reply(from, Reply::Reject(refusal));
+        let refusal = Refusal { id: syn.client, number: syn.number, reason: refused as u8, engine: None };
+        let way = self.way_to_client(now, datagram.from, syn);
+        self.reply(way, Reply::Reject(refusal));
+        Handling::Done
     }
 
-    pub(super) fn answer_syn(&mut self, now: Instant, from: SocketAddr, syn: &Syn, limits: Limits) {
+    fn answer_syn(&mut self, now: Instant, datagram: &Datagram<'_>, syn: &Syn, limits: Limits) -> Handling {
+        let from = datagram.from;
         let server = self.fresh_id();
         let number = self.rng.next_u32();
         let max_datagram = u16::try_from(self.config.max_datagram).unwrap_or(u16::MAX);
-        let offer = handshake::offer(syn, number, limits, max_datagram);
+        let offer = handshake::offer(syn, from, number, limits, max_datagram);
         let answer = SynAck {
             client: syn.client,
             echo: syn.number,
@@ -95,54 +111,82 @@ impl Endpoint {
             max_datagram,
             stamp: syn.stamp,
             cookie: self.jar.issue(now, from, server, &offer),
+            send_on: self.pair_of_client(now, datagram, syn),
+            hears_at: self.config.receive_ports,
         };
-        self.reply(from, Reply::SynAck(answer));
+        let way = self.way_to_client(now, from, syn);
+        self.reply(way, Reply::SynAck(answer));
+        Handling::Done
     }
 
     pub(super) fn fresh_id(&mut self) -> ConnectionId {
         loop {
-            let id = self.rng.next_u32();
+            let drawn = self.rng.next_u32();
+            let engines = u32::from(self.config.engines);
+            // What remains when it is divided by the number of engines names ours.
+            let Some(id) = (drawn - drawn % engines).checked_add(u32::from(self.config.engine)) else {
+                continue;
+            };
             if !self.by_id.contains_key(&id) && !self.remains.contains_key(&id) {
                 return ConnectionId(id);
             }
         }
     }
 
-    pub(super) fn on_syn_ack(&mut self, now: Instant, from: SocketAddr, answer: &SynAck) {
+    pub(super) fn on_syn_ack(&mut self, now: Instant, datagram: &Datagram<'_>, answer: &SynAck) -> Handling {
+        self.observe(datagram);
+        let from = datagram.from;
         let Some((index, flow)) = flow_of(&self.by_id, &mut self.slots, answer.client, from) else {
-            self.counters.drop_forged_answer += 1;
-            return;
+            return self.drop_answer(answer.client, datagram);
         };
-        if flow.connecting.is_none() && flow.remote == answer.server {
-            return; // The answer came twice.
+        if flow.connecting.is_none() {
+            self.counters.drop_late_answer += 1;
+            return Handling::Done;
         }
-        if !flow.on_syn_ack(now, answer, &self.config) {
+        if !flow.is_answered_by(now, answer) {
             self.counters.drop_forged_answer += 1;
-            return;
+            return Handling::Done;
         }
+        if !self.meet_server(now, index, datagram, answer) {
+            return Handling::Done;
+        }
+        let Some(flow) = self.slots[index as usize].flow.as_deref_mut() else { return Handling::Done };
         self.counters.connected += 1;
-        let key = (flow.to, flow.remote);
+        let key = (flow.to.ip(), flow.remote);
         self.events.push_back(Event::Connected { flow: flow.id, peer: flow.peer });
         self.by_remote.insert(key, index);
         self.schedule(now, index);
+        Handling::Done
     }
 
-    pub(super) fn on_reject(&mut self, from: SocketAddr, refusal: Refusal) {
-        let believed = flow_of(&self.by_id, &mut self.slots, refusal.id, from)
+    /// An answer to something that we did not ask: perhaps another engine did.
+    fn drop_answer(&mut self, id: ConnectionId, datagram: &Datagram<'_>) -> Handling {
+        if !self.by_id.contains_key(&id.0)
+            && let Some(handling) = self.pass_on(self.owner(id), datagram)
+        {
+            return handling;
+        }
+        self.counters.drop_forged_answer += 1;
+        Handling::Done
+    }
+
+    pub(super) fn on_reject(&mut self, datagram: &Datagram<'_>, refusal: Refusal) -> Handling {
+        let believed = flow_of(&self.by_id, &mut self.slots, refusal.id, datagram.from)
             .filter(|(_, flow)| flow.connecting.as_ref().is_some_and(|c| c.syn.number == refusal.number))
             .map(|(index, flow)| (index, flow.id));
         let (Some((index, id)), Some(reason)) = (believed, Reason::from_code(refusal.reason)) else {
-            self.counters.drop_forged_answer += 1;
-            return;
+            return self.drop_answer(refusal.id, datagram);
         };
         self.counters.connects_failed += 1;
         self.events.push_back(Event::ConnectFailed { flow: id, reason });
         self.remove(index);
+        Handling::Done
     }
 
     pub(super) fn take_flow_port(&mut self) -> u16 {
         let port = self.next_flow_port;
-        self.next_flow_port = port.checked_add(1).unwrap_or(FIRST_FLOW_PORT);
+        let (engine, engines) = (u16::from(self.config.engine), u16::from(self.config.engines));
+        self.next_flow_port = port.checked_add(engines).unwrap_or(FIRST_FLOW_PORT + engine);
         port
     }
 }

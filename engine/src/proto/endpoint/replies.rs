@@ -1,11 +1,11 @@
 //! What is said to strangers and to peers of flows that ended: answers that belong to no flow, and what is remembered for them.
 
+use super::steering::Way;
 use super::{COOKIE_LIFETIME_S, Endpoint};
 use crate::proto::seq::low;
 use crate::proto::time::{Duration, Instant};
 use crate::proto::{Body, Datagram, Reason, Transmit};
 use crate::wire::header::{self, ConnectionId, Data, Refusal, SYN_ACK_LEN, SynAck};
-use std::net::SocketAddr;
 
 /// Answers to strangers that wait to be sent.
 pub(super) const MAX_REPLIES: usize = 256;
@@ -25,7 +25,8 @@ pub(super) const TIME_WAIT: Duration = Duration::from_secs(COOKIE_LIFETIME_S as 
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Remains {
     pub(super) remote: ConnectionId,
-    pub(super) to: SocketAddr,
+    /// The way that its last packets took.
+    pub(super) way: Way,
     pub(super) next_number: u64,
     /// Low half of the number of the first packet sent for the flow after its end.
     pub(super) farewell: u32,
@@ -72,7 +73,7 @@ impl Endpoint {
         datagram: &Datagram<'_>,
         data: &Data<'_>,
     ) {
-        if remains.to.ip() != datagram.from.ip() {
+        if remains.way.to.ip() != datagram.from.ip() {
             self.counters.drop_wrong_address += 1;
             return;
         }
@@ -98,7 +99,7 @@ impl Endpoint {
         kept.next_number += 1;
         let acked = largest.map(|largest| (largest, 0));
         let reply = Reply::Farewell { remote: remains.remote, number, acked, fin: remains.fin };
-        self.reply(remains.to, reply);
+        self.reply(remains.way, reply);
     }
 
     /// Tells a stranger, or one that does not know it yet, that there is no such flow: smaller than what is answered, and
@@ -120,16 +121,17 @@ impl Endpoint {
             return;
         }
         self.resets_allowed -= 1;
-        let refusal = Refusal { id: data.id, number: data.number, reason: reason as u8 };
-        self.reply(datagram.from, Reply::Reset { refusal, stateless: true });
+        let (way, engine) = self.way_back(datagram, data);
+        let refusal = Refusal { id: data.id, number: data.number, reason: reason as u8, engine };
+        self.reply(way, Reply::Reset { refusal, stateless: true });
     }
 
-    pub(super) fn reply(&mut self, to: SocketAddr, reply: Reply) {
+    pub(super) fn reply(&mut self, way: Way, reply: Reply) {
         if self.replies.len() >= MAX_REPLIES {
             self.counters.replies_suppressed += 1;
             return;
         }
-        self.replies.push_back((to, reply));
+        self.replies.push_back((way, reply));
     }
 
     pub(super) fn remember(&mut self, now: Instant, local: ConnectionId, remains: Remains) {
@@ -152,7 +154,7 @@ impl Endpoint {
         }
     }
 
-    pub(super) fn transmit_reply(&mut self, to: SocketAddr, reply: Reply) -> Transmit {
+    pub(super) fn transmit_reply(&mut self, way: Way, reply: Reply) -> Transmit {
         match reply {
             Reply::SynAck(answer) => {
                 self.emitter.syn_ack(&answer);
@@ -172,6 +174,13 @@ impl Endpoint {
         }
         self.counters.datagrams_sent += 1;
         let header_len = self.emitter.as_bytes().len();
-        Transmit { to, flow: None, header_len, body: Body::Empty, body_len: 0 }
+        Transmit {
+            from_port: way.from_port,
+            to: way.to,
+            flow: None,
+            header_len,
+            body: Body::Empty,
+            body_len: 0,
+        }
     }
 }

@@ -1,4 +1,5 @@
-//! A bounded queue of datagrams with many senders and one receiver, all in one process.
+//! A bounded queue of datagrams with many senders and one receiver, all in one process: a receive queue of the `memory`
+//! driver, and an engine's inbox for what landed at its neighbours.
 //!
 //! Nothing is copied and nothing is allocated: a slot always holds a frame, and a sender exchanges its full frame for the
 //! slot's empty one, as a network card's descriptors do.
@@ -25,27 +26,37 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 
 use crossbeam_utils::CachePadded;
 
-use super::super::RECEIVE_BURST;
+use crate::driver::RECEIVE_BURST;
 
 /// Slots of one ring: the descriptors of the LCD NIC's queue (paper, section 3.1).
 pub const DESCRIPTORS: usize = 256;
 
 /// One datagram's memory.
 #[derive(Debug)]
-pub(super) struct Frame {
+pub(crate) struct Frame {
     /// Room for the largest datagram.
-    pub(super) bytes: Box<[u8]>,
+    pub(crate) bytes: Box<[u8]>,
     /// How much of it the datagram fills.
-    pub(super) len: u32,
+    pub(crate) len: u32,
+    /// The UDP port that the datagram goes to.
+    pub(crate) to_port: u16,
+    /// The engine that it landed on, where one engine hands it to another.
+    pub(crate) landed: u8,
     /// Where the datagram comes from.
-    pub(super) from: SocketAddr,
+    pub(crate) from: SocketAddr,
 }
 
 impl Frame {
+    /// The datagram.
+    #[inline]
+    pub(crate) fn datagram(&self) -> &[u8] {
+        &self.bytes[..self.len as usize]
+    }
+
     /// An empty frame for datagrams of up to `capacity` bytes.
-    pub(super) fn new(capacity: usize) -> Self {
+    pub(crate) fn new(capacity: usize) -> Self {
         let nowhere = SocketAddr::V4(SocketAddrV4::new(Ipv4Addr::UNSPECIFIED, 0));
-        Self { bytes: vec![0; capacity].into_boxed_slice(), len: 0, from: nowhere }
+        Self { bytes: vec![0; capacity].into_boxed_slice(), len: 0, to_port: 0, landed: 0, from: nowhere }
     }
 }
 
@@ -82,18 +93,18 @@ unsafe impl Sync for Ring {}
 
 /// A sending end; there may be many.
 #[derive(Clone)]
-pub(super) struct Sender {
+pub(crate) struct Sender {
     ring: Arc<Ring>,
 }
 
 /// The receiving end; there is one.
-pub(super) struct Receiver {
+pub(crate) struct Receiver {
     ring: Arc<Ring>,
     head: usize,
 }
 
 /// A ring whose slots hold frames of `capacity` bytes.
-pub(super) fn ring(capacity: usize) -> (Sender, Receiver) {
+pub(crate) fn ring(capacity: usize) -> (Sender, Receiver) {
     let slots = (0..DESCRIPTORS)
         .map(|position| {
             let frame = UnsafeCell::new(Frame::new(capacity));
@@ -108,7 +119,7 @@ impl Sender {
     /// Queues the first of `frames`, leaves empty ones in their place, and returns how many: fewer than all if the ring is
     /// full.
     #[inline]
-    pub(super) fn exchange(&self, frames: &mut [Frame]) -> usize {
+    pub(crate) fn exchange(&self, frames: &mut [Frame]) -> usize {
         let Some((start, count)) = self.claim(frames.len()) else { return 0 };
         for (index, frame) in frames[..count].iter_mut().enumerate() {
             let slot = self.ring.slot(start.wrapping_add(index));
@@ -163,7 +174,7 @@ impl Sender {
 impl Receiver {
     /// Lends up to [`RECEIVE_BURST`] datagrams to `each`, oldest first, then frees their slots, and returns how many.
     #[inline]
-    pub(super) fn receive(&mut self, mut each: impl FnMut(SocketAddr, &[u8])) -> usize {
+    pub(crate) fn receive(&mut self, mut each: impl FnMut(&Frame)) -> usize {
         let mut count = 0;
         while count < RECEIVE_BURST {
             let position = self.head.wrapping_add(count);
@@ -175,7 +186,7 @@ impl Receiver {
             // SAFETY: the slot is full, so no sender touches it until its sequence is stored below, and we are the only
             // receiver.
             let frame = unsafe { &*slot.frame.get() };
-            each(frame.from, &frame.bytes[..frame.len as usize]);
+            each(frame);
             count += 1;
         }
         for _ in 0..count {
@@ -232,8 +243,8 @@ mod tests {
                 sent += u32::try_from(wanted).unwrap();
             }
             assert_eq!(send(&sender, &mut frames, sent, 100), 0);
-            let each = |_, bytes: &[u8]| {
-                assert_eq!(number(bytes), expected);
+            let each = |frame: &Frame| {
+                assert_eq!(number(frame.datagram()), expected);
                 expected += 1;
             };
             let mut each = each;
@@ -268,7 +279,8 @@ mod tests {
             .collect();
         let mut next = [0_u32; SENDERS];
         while next != [EACH; SENDERS] {
-            let received = receiver.receive(|_, bytes| {
+            let received = receiver.receive(|frame| {
+                let bytes = frame.datagram();
                 let id = (number(bytes) >> 24) as usize;
                 assert_eq!(number(bytes) & 0xff_ffff, next[id]);
                 next[id] += 1;
