@@ -25,7 +25,7 @@ mkdir -p "$logs"
 # Always --workspace, never -p: cargo chooses the features of dependencies by what it is asked to build, so that one package
 # alone would be built a second time, with everything below it.
 
-steps=(setup scripts fmt versions clippy docs deny tests doctests c-header loom hostile sim release dist python go clean-root qemu instructions)
+steps=(setup scripts fmt versions clippy docs deny tests doctests c-header loom hostile sim release dist python go csharp clean-root qemu instructions)
 
 step_setup() { ci/setup.sh; }
 
@@ -134,6 +134,14 @@ step_go() {
     run_script ci/go.sh
 }
 
+# After the release build, whose library and sidecar its packages bring.
+step_csharp() {
+    local reason
+    run_script ci/csharp.sh | tee "$logs/csharp.out" || return 1
+    reason="$(sed -n 's/^SKIPPED //p' "$logs/csharp.out" | head -1)"
+    [ -z "$reason" ] || skip "$reason"
+}
+
 # After the step `dist`, whose packages it installs. CLEAN_ROOTS names the languages.
 step_clean-root() {
     # shellcheck disable=SC2086
@@ -153,7 +161,7 @@ step_instructions() {
 limit_of() {
     case "$1" in
         setup | tests | sim | release) echo 1500 ;;
-        clippy | docs | doctests | loom | hostile | dist | python | clean-root | qemu) echo 900 ;;
+        clippy | docs | doctests | loom | hostile | dist | python | csharp | clean-root | qemu) echo 900 ;;
         *) echo 300 ;;
     esac
 }
