@@ -6,6 +6,9 @@
 # on PyPI. Both are pinned, fetched once, and kept outside of the repository, like the other tools.
 #
 # MACHNET and LIBMACHNET name other binaries than those in target/release. Arguments are parts of names of tests: then only those run.
+#
+#   ci/csharp.sh --write                       writes the declarations anew
+#   ci/csharp.sh --pack FOLDER PLATFORM...     only makes the packages, with what ci/portable.sh built for x86_64 and, if named, aarch64
 set -euo pipefail
 cd "$(dirname "$0")/.."
 . ci/common.sh
@@ -14,12 +17,16 @@ skip() { echo "SKIPPED $1" && exit 0; }
 
 [ "$(uname -sm)" = "Linux x86_64" ] || skip "csharp: this version brings the library for Linux on x86-64 only"
 target="$(mkdir -p "$target_dir" && cd "$target_dir" && pwd)"
+work="$target/csharp"
+if [ "${1:-}" = --pack ]; then
+    work="$target/csharp-dist"
+    MACHNET="$target/portable/x86_64/machnet" LIBMACHNET="$target/portable/x86_64/libmachnet.so"
+fi
 export MACHNET="${MACHNET:-$target/release/machnet}"
 library="${LIBMACHNET:-$target/release/libmachnet.so}"
 for file in "$MACHNET" "$library"; do
     [ -e "$file" ] || { echo "there is no $file: run \"make build\" first" && exit 1; }
 done
-work="$target/csharp"
 mkdir -p "$work/native"
 
 # ---- .NET ---------------------------------------------------------------------------------------------------------------
@@ -87,6 +94,26 @@ fetch_dotnet
 stage "$library" libmachnet.so
 stage "$MACHNET" machnet
 
+pack_all() {
+    rm -rf "$work/build/packages"
+    local project
+    for project in Machnet.Native Machnet Machnet.Tool; do
+        build pack "csharp/$project/$project.csproj"
+    done
+}
+
+if [ "${1:-}" = --pack ]; then
+    rm -rf "$work/native/linux-arm64"
+    case " ${*:3} " in
+        *' aarch64 '*) install -D -t "$work/native/linux-arm64" "$target/portable/aarch64/libmachnet.so" "$target/portable/aarch64/machnet" ;;
+    esac
+    # What was built with another set of files would be packed as it was.
+    rm -rf "$work/build"
+    pack_all
+    cp "$work"/build/packages/*.nupkg "$2/"
+    exit
+fi
+
 # ---- declarations -------------------------------------------------------------------------------------------------------
 
 bindings() { CARGO_TARGET_DIR="$target/csharp-bindings" cargo "$@"; }
@@ -118,10 +145,7 @@ run_tests "$@"
 # ---- packages, and a project outside ------------------------------------------------------------------------------------
 
 version="$(sed -n 's/^version = "\(.*\)"$/\1/p' Cargo.toml | head -1)"
-rm -rf "$work/build/packages"
-for project in Machnet.Native Machnet Machnet.Tool; do
-    build pack "csharp/$project/$project.csproj"
-done
+pack_all
 
 outside="$(mktemp -d)"
 sidecar=''

@@ -11,14 +11,14 @@ namespace Machnet.Tool
 
         private static int Main(string[] arguments)
         {
-            if (!RuntimeInformation.IsOSPlatform(OSPlatform.Linux) || RuntimeInformation.ProcessArchitecture != Architecture.X64)
+            string? binary = Binary();
+            if (binary == null)
             {
                 Console.Error.WriteLine(
-                    "dotnet machnet: the package has the sidecar for Linux on x64 only, and this is " + RuntimeInformation.OSDescription + " on " +
-                    RuntimeInformation.ProcessArchitecture + "; run it in a Linux container or virtual machine, or build it from Machnet's sources");
+                    "dotnet machnet: the package has no sidecar for " + RuntimeInformation.OSDescription + " on " + RuntimeInformation.ProcessArchitecture +
+                    ", only for Linux on x64 and arm64; run it in a Linux container or virtual machine, or build it from Machnet's sources");
                 return 1;
             }
-            string binary = Path.Combine(AppContext.BaseDirectory, "machnet");
             // Packages do not keep the right to run a file.
             _ = chmod(binary, EveryoneMayRun);
             var all = new string?[arguments.Length + 2];
@@ -27,6 +27,20 @@ namespace Machnet.Tool
             execv(binary, all);
             Console.Error.WriteLine("dotnet machnet: " + binary + " cannot be run: errno " + Marshal.GetLastWin32Error());
             return 1;
+        }
+
+        /// <summary>The binary for this machine; null if the package has none.</summary>
+        private static string? Binary()
+        {
+            if (!RuntimeInformation.IsOSPlatform(OSPlatform.Linux)) return null;
+            string? name = RuntimeInformation.ProcessArchitecture switch
+            {
+                Architecture.X64 => "machnet",
+                Architecture.Arm64 => Path.Combine("linux-arm64", "machnet"),
+                _ => null,
+            };
+            string? path = name == null ? null : Path.Combine(AppContext.BaseDirectory, name);
+            return File.Exists(path) ? path : null;
         }
 
         [DllImport("libc", SetLastError = true)]
