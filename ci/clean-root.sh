@@ -13,13 +13,36 @@ set -euo pipefail
 cd "$(dirname "$0")/.."
 . ci/common.sh
 
-# language; Debian's packages in its root; a file of target/dist that must be there; the test, which runs in the root.
+# language; Debian's packages in its root; a file of target/dist that must be there. The test is ci/clean-root/LANGUAGE.sh.
 table() {
     cat <<TABLE
 c       gcc,libc6-dev,pkg-config    c/machnet-$version-linux-$platform.tar.gz
 python  python3,python3-venv        python/machnet-$version-cp311-abi3-manylinux_2_28_$platform.whl
 go      gcc,libc6-dev               go/github.com/machnet/machnet/go/@v/v$version.zip
+node    libstdc++6                  node/machnet-$version.tgz
+csharp  libstdc++6,zlib1g           csharp/Machnet.$version.nupkg
 TABLE
+}
+
+# Where Debian 12 has none that is new enough, this machine lends its own: words "FROM:TO". Fails with the reason.
+lent_to() {
+    local npm
+    case "$1" in
+        go)
+            command -v go >/dev/null 2>&1 || { echo "Go is not installed" && return 1; }
+            echo "$(go env GOROOT):/usr/local/go"
+            ;;
+        node)
+            command -v node >/dev/null 2>&1 && npm="$(readlink -f "$(command -v npm)")" || { echo "Node.js or npm is not installed" && return 1; }
+            echo "$(readlink -f "$(command -v node)"):/usr/bin/node ${npm%/bin/*}:/usr/lib/npm"
+            ;;
+        csharp)
+            local dotnet
+            dotnet="$(find "$tools_dir" -maxdepth 1 -name 'dotnet-sdk-*' | sort | tail -n 1)"
+            [ -n "$dotnet" ] || { echo "there is no .NET, which ci/csharp.sh fetches" && return 1; }
+            echo "$dotnet:/opt/dotnet"
+            ;;
+    esac
 }
 
 version="$(version_of_workspace)"
@@ -108,10 +131,8 @@ run() {
         node) lines_of node/README.md 'js ten-lines' >"$inside/test/lines.mjs" ;;
         csharp) lines_of csharp/README.md 'csharp ten-lines' >"$inside/test/lines.cs" ;;
     esac
-    local lent=""
-    [ "$language" != go ] || lent="$(go env GOROOT):/usr/local/go"
     # shellcheck disable=SC2016
-    INSIDE="$inside" LOWER="$roots/$suite-$language/upper:$roots/$suite" DIST="$dist" LENT="$lent" CACHE="$roots/cache-$language" \
+    INSIDE="$inside" LOWER="$roots/$suite-$language/upper:$roots/$suite" DIST="$dist" LENT="$2" CACHE="$roots/cache-$language" \
         LANGUAGE_NAME="$language" VERSION="$version" PLATFORM="$platform" timeout --kill-after=5 240 \
         unshare --mount --net --pid --ipc --uts --fork --kill-child bash -euc '
         root="$INSIDE/root"
@@ -126,10 +147,13 @@ run() {
         useradd
         install -d -o 1000 -g 1000 "$root/home/user"
         # Read only: what is lent, the packages, the test.
-        lend() { mkdir -p "$root$2" && mount --bind "$1" "$root$2" && mount -o remount,bind,ro "$root$2"; }
+        lend() {
+            if [ -d "$1" ]; then mkdir -p "$root$2"; else touch "$root$2"; fi
+            mount --bind "$1" "$root$2" && mount -o remount,bind,ro "$root$2"
+        }
         lend "$DIST" /dist
         lend "$INSIDE/test" /test
-        [ -z "$LENT" ] || lend "${LENT%%:*}" "${LENT#*:}"
+        for pair in $LENT; do lend "${pair%%:*}" "${pair#*:}"; done
         # What only makes the next run quicker, such as a compiler that keeps what it compiled.
         install -d -o 1000 -g 1000 "$CACHE" "$root/cache"
         mount --bind "$CACHE" "$root/cache"
@@ -145,11 +169,11 @@ passed=0 failed=()
 for language in "${languages[@]}"; do
     read -r _ packages artefact < <(table | grep "^$language ")
     [ -e "$dist/$artefact" ] || { echo "SKIPPED clean-root: $language: there is no $dist/$artefact: ci/dist.sh makes it" && continue; }
-    if [ "$language" = go ] && ! command -v go >/dev/null 2>&1; then echo "SKIPPED clean-root: go: Go is not installed" && continue; fi
+    lent="$(lent_to "$language")" || { echo "SKIPPED clean-root: $language: $lent" && continue; }
     make_base || skip_all "debootstrap could not make a root; $roots/debootstrap.log says why"
     make_layer "$language" "$packages" || { echo "SKIPPED clean-root: $language: its packages cannot be installed" && continue; }
     began=$SECONDS
-    if run "$language"; then
+    if run "$language" "$lent"; then
         passed=$((passed + 1))
         echo "clean-root: $language ok, $((SECONDS - began)) s"
     else

@@ -92,6 +92,8 @@ dist_python() {
         [ "$(grep -c : "$work/glibc.log")" = 2 ] || { echo "$wheel does not bring both the library and the sidecar:" && cat "$work/glibc.log" && return 1; }
     done
     python3 python/elsewhere/make_wheel.py "$wheel" "$out/python" >/dev/null
+    # The sources do not keep the sidecar of the last platform.
+    rm -f python/machnet/bin/machnet
 }
 
 # ---- Go -----------------------------------------------------------------------------------------------------------------
@@ -120,12 +122,12 @@ unzip_list() { python3 -c 'import sys, zipfile; print("\n".join(zipfile.ZipFile(
 
 # ---- Node, C#: their own scripts know how -------------------------------------------------------------------------------
 
-# Called as SCRIPT FOLDER PLATFORM..., with MACHNET_PORTABLE naming the folder with a folder for each platform.
+# Called as SCRIPT FOLDER PLATFORM...; what they pack lies in target/portable/PLATFORM.
 by_script() {
     local kind="$1" script="ci/dist-$1.sh" file
     [ -x "$script" ] || { skipped "$kind: there is no $script yet" && return; }
     rm -rf "${out:?}/$kind" && mkdir -p "$out/$kind"
-    MACHNET_PORTABLE="$portable" "$script" "$out/$kind" "${possible[@]}" || return
+    "$script" "$out/$kind" "${possible[@]}" || return
     for file in "$out/$kind"/*; do
         [ -e "$file" ] || continue
         ci/glibc.sh --if-any "$file" >"$work/glibc.log" || { cat "$work/glibc.log" && return 1; }
