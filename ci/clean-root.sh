@@ -8,7 +8,8 @@
 #
 # Each language has a root of its own, kept among the tools ($CI_TOOLS_DIR) and never written to again: a run sees it through an
 # overlay in memory, with namespaces of its own for mounts, processes and network, so that nothing of it reaches this machine. The
-# first run downloads Debian's packages. It needs root, debootstrap and overlayfs, and says aloud if it must do without.
+# first run downloads Debian's packages. CLEAN_SUITE=bullseye takes an older Debian. It needs root, debootstrap and overlayfs, and says
+# aloud if it must do without.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 . ci/common.sh

@@ -160,8 +160,8 @@ step_instructions() {
 # Upper bounds against hangs, in seconds, far above what a step takes on two slow cores.
 limit_of() {
     case "$1" in
-        setup | tests | sim | release) echo 1500 ;;
-        clippy | docs | doctests | loom | hostile | dist | python | csharp | clean-root | qemu) echo 900 ;;
+        setup | tests | sim | release | dist) echo 1500 ;;
+        clippy | docs | doctests | loom | hostile | python | csharp | clean-root | qemu) echo 900 ;;
         *) echo 300 ;;
     esac
 }
