@@ -16,7 +16,7 @@ ARGS ?=
 
 version := $(shell sed -n 's/^version = "\(.*\)"$$/\1/p' Cargo.toml | head -1)
 # Cargo chooses features by all that it builds at once: what brings tokio and the benches' peers would bring them into the C library.
-not_shipped := --exclude machnet-benches --exclude machnet-example-http
+not_shipped := --exclude machnet-benches --exclude machnet-conformance --exclude machnet-example-http
 
 release_dir := $(or $(CARGO_TARGET_DIR),target)/release
 

@@ -25,7 +25,7 @@ mkdir -p "$logs"
 # Always --workspace, never -p: cargo chooses the features of dependencies by what it is asked to build, so that one package
 # alone would be built a second time, with everything below it.
 
-steps=(setup scripts fmt versions clippy docs deny tests doctests c-header loom hostile sim release dist python go csharp clean-root qemu instructions)
+steps=(setup scripts fmt versions clippy docs deny tests doctests c-header loom hostile sim release dist python go csharp conformance clean-root qemu instructions)
 
 step_setup() { ci/setup.sh; }
 
@@ -142,6 +142,13 @@ step_csharp() {
     [ -z "$reason" ] || skip "$reason"
 }
 
+# After the SDKs' own steps, whose packages its agents use.
+step_conformance() {
+    local line
+    run_script ci/conformance.sh | tee "$logs/conformance.out" || return 1
+    while read -r line; do also_skipped "$line"; done < <(sed -n 's/^SKIPPED //p' "$logs/conformance.out")
+}
+
 # After the step `dist`, whose packages it installs. CLEAN_ROOTS names the languages.
 step_clean-root() {
     # shellcheck disable=SC2086
@@ -161,7 +168,7 @@ step_instructions() {
 limit_of() {
     case "$1" in
         setup | tests | sim | release | dist) echo 1500 ;;
-        clippy | docs | doctests | loom | hostile | python | csharp | clean-root | qemu) echo 900 ;;
+        clippy | docs | doctests | loom | hostile | python | csharp | conformance | clean-root | qemu) echo 900 ;;
         *) echo 300 ;;
     esac
 }

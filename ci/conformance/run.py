@@ -166,7 +166,7 @@ def run_scenarios(suite: Suite, scenarios: list[Scenario], names: list[str]) -> 
     width = max(len(scenario.name) for scenario in scenarios)
     print(f"\nScenarios, each agent as client and as server beside Rust:\n\n{'':{width}} " + " ".join(f"{name:>{max(6, len(name))}}" for name in names))
     for scenario in scenarios:
-        row = []
+        row, before = [], time.monotonic()
         for name in names:
             hosts = {"one": [True], "two": [False], "both": [False, True]}[scenario.hosts]
             found = []
@@ -179,7 +179,7 @@ def run_scenarios(suite: Suite, scenarios: list[Scenario], names: list[str]) -> 
                         found.append("-")
             worst = "FAILED" if "FAILED" in found else "ok" if "ok" in found else "-"
             row.append(f"{worst:>{max(6, len(name))}}")
-        print(f"{scenario.name:{width}} {' '.join(row)}", flush=True)
+        print(f"{scenario.name:{width}} {' '.join(row)} {time.monotonic() - before:6.1f} s", flush=True)
 
 
 def run_matrix(suite: Suite, scenarios: list[Scenario], names: list[str]) -> None:
@@ -234,7 +234,11 @@ def main() -> int:
         print("agents: " + ", ".join(known))
         return 0
     began = time.monotonic()
-    hosts = Hosts(binary(options), options.engines)
+    try:
+        hosts = Hosts(binary(options), options.engines)
+    except Trouble as trouble:
+        print(f"FAILED {trouble}", file=sys.stderr)
+        return 1
     suite = Suite(options, hosts)
     try:
         print(f"seed {options.seed}, {options.engines} engine(s), cancel storms of {options.storm} (the full number is {FULL_STORM})")

@@ -13,7 +13,6 @@ namespace Machnet
     public sealed class Channel : IAsyncDisposable, IDisposable
     {
         private readonly ChannelSafeHandle handle;
-        private readonly Place connecting = new Place();
         private readonly object closeGate = new object();
         private Task? closing;
 
@@ -189,13 +188,15 @@ namespace Machnet
             byte[]? from = Library.TextIn(local?.ToString(), nameof(local));
             int milliseconds = Addresses.Milliseconds(timeout);
             var start = new StartConnect(this, to, from, port, milliseconds);
-            PendingSafeHandle pending = await start.Go(connecting, handle, cancellationToken).ConfigureAwait(false);
+            PendingSafeHandle pending = await start.Go(Bell.Connecting, handle, cancellationToken).ConfigureAwait(false);
+            var source = new Source(pending);
             try
             {
-                return await new FinishConnect(this, pending).Go(new Place(), pending, cancellationToken).ConfigureAwait(false);
+                return await new FinishConnect(this, pending).Go(source.In, pending, cancellationToken).ConfigureAwait(false);
             }
             finally
             {
+                Bell.Forget(source);
                 pending.TryClose();
             }
         }

@@ -18,13 +18,13 @@ namespace Machnet
     {
         private readonly FlowSafeHandle handle;
         private readonly Owner owner;
-        private readonly Place sending = new Place();
-        private readonly Place receiving = new Place();
+        private readonly Source source;
 
         internal unsafe Flow(Channel channel, FlowHandle* native)
         {
             Channel = channel;
             handle = new FlowSafeHandle((IntPtr)native);
+            source = new Source(handle);
             owner = new Owner(nameof(Flow), channel.Owner);
             MachnetAddress address;
             NativeMethods.machnet_flow_local_address(native, &address);
@@ -69,7 +69,7 @@ namespace Machnet
         /// <see cref="OperationCanceledException"/>, and <see cref="ObjectDisposedException"/> when this side closes.</summary>
         public ValueTask<Message> ReceiveAsync(CancellationToken cancellationToken = default)
         {
-            if (receiving.First is null && !cancellationToken.IsCancellationRequested && handle.TryEnter())
+            if (source.In.First is null && !cancellationToken.IsCancellationRequested && handle.TryEnter())
             {
                 int status = ReceiveNow(out Message message);
                 if (status == Library.Ok)
@@ -79,11 +79,11 @@ namespace Machnet
                 }
                 if (Library.IsNothing(status))
                 {
-                    return ReceiveOperation.Of(this).GoOn(receiving, handle, cancellationToken);
+                    return ReceiveOperation.Of(this).GoOn(source.In, handle, cancellationToken);
                 }
                 handle.Exit(); // The error comes again.
             }
-            return ReceiveOperation.Of(this).Go(receiving, handle, cancellationToken);
+            return ReceiveOperation.Of(this).Go(source.In, handle, cancellationToken);
         }
 
         /// <summary>Waits for the next message with the calling thread; for ever without a timeout. Throws as <see cref="ReceiveAsync"/>, and
@@ -106,7 +106,7 @@ namespace Machnet
 
         /// <summary>Waits for the next message with the calling thread; false if the time has passed. Throws as <see cref="ReceiveAsync"/>.</summary>
         public bool TryReceive(TimeSpan timeout, out Message message) =>
-            ReceiveOperation.Of(this).Go(receiving, handle, Addresses.Milliseconds(timeout), out message);
+            ReceiveOperation.Of(this).Go(source.In, handle, Addresses.Milliseconds(timeout), out message);
 
         /// <summary>Waits for the next message with the calling thread, copies it into the buffer, and answers its length. Throws as
         /// <see cref="Receive"/>; and <see cref="MessageSizeException"/> if the buffer is too small, and then the message stays.</summary>
@@ -123,7 +123,7 @@ namespace Machnet
             CheckRoom(buffer.Length);
             fixed (byte* place = buffer)
             {
-                return ReceiveIntoOperation.Of(this, place, buffer.Length).Go(receiving, handle, Addresses.Milliseconds(timeout), out length);
+                return ReceiveIntoOperation.Of(this, place, buffer.Length).Go(source.In, handle, Addresses.Milliseconds(timeout), out length);
             }
         }
 
@@ -132,7 +132,7 @@ namespace Machnet
         public ValueTask<int> ReceiveIntoAsync(Memory<byte> buffer, CancellationToken cancellationToken = default)
         {
             CheckRoom(buffer.Length);
-            return ReceiveIntoOperation.Of(this, buffer).Go(receiving, handle, cancellationToken);
+            return ReceiveIntoOperation.Of(this, buffer).Go(source.In, handle, cancellationToken);
         }
 
         /// <summary>Waits for a message with the calling thread, and answers it and those behind it that are there, as many as there is room for and
@@ -141,7 +141,7 @@ namespace Machnet
         {
             CheckRoom(messages.Length);
             var operation = new ReceiveManyOperation(this, Math.Min(messages.Length, Library.ManyMost));
-            if (!operation.Go(receiving, handle, Addresses.Milliseconds(timeout), out int count))
+            if (!operation.Go(source.In, handle, Addresses.Milliseconds(timeout), out int count))
             {
                 throw MachnetException.Of(Library.TimedOut);
             }
@@ -154,7 +154,7 @@ namespace Machnet
         {
             CheckRoom(messages.Length);
             var operation = new ReceiveManyOperation(this, Math.Min(messages.Length, Library.ManyMost));
-            if (!operation.Go(receiving, handle, 0, out int count))
+            if (!operation.Go(source.In, handle, 0, out int count))
             {
                 return 0;
             }
@@ -167,7 +167,7 @@ namespace Machnet
         {
             CheckRoom(messages.Length);
             var operation = new ReceiveManyOperation(this, Math.Min(messages.Length, Library.ManyMost));
-            int count = await operation.Go(receiving, handle, cancellationToken).ConfigureAwait(false);
+            int count = await operation.Go(source.In, handle, cancellationToken).ConfigureAwait(false);
             operation.TakeAll(messages.Span.Slice(0, count));
             return count;
         }
@@ -200,7 +200,7 @@ namespace Machnet
         public ValueTask SendAsync(ReadOnlyMemory<byte> message, CancellationToken cancellationToken = default)
         {
             CheckMessage(message.Length);
-            if (sending.First is null && !cancellationToken.IsCancellationRequested && handle.TryEnter())
+            if (source.Out.First is null && !cancellationToken.IsCancellationRequested && handle.TryEnter())
             {
                 int status = SendNow(message.Span);
                 if (status == Library.Ok)
@@ -210,28 +210,33 @@ namespace Machnet
                 }
                 if (Library.IsNothing(status))
                 {
-                    return SendOperation.Of(this, message).GoOnPlain(sending, handle, cancellationToken);
+                    return SendOperation.Of(this, message).GoOnPlain(source.Out, handle, cancellationToken);
                 }
                 handle.Exit(); // The error comes again.
             }
-            return SendOperation.Of(this, message).GoPlain(sending, handle, cancellationToken);
+            return SendOperation.Of(this, message).GoPlain(source.Out, handle, cancellationToken);
         }
 
+        /// <summary>Sends a received message on, without an allocation. It must not be disposed of until then. As
+        /// <see cref="SendAsync(ReadOnlyMemory{byte}, CancellationToken)"/>.</summary>
+        public ValueTask SendAsync(Message message, CancellationToken cancellationToken = default) =>
+            SendAsync(message.MemoryForNow, cancellationToken);
+
         /// <summary>Sends one message; waits for credit and room with the calling thread, for ever without a timeout. Throws as
-        /// <see cref="SendAsync"/>, and <see cref="MachnetTimeoutException"/>.</summary>
+        /// <see cref="SendAsync(ReadOnlyMemory{byte}, CancellationToken)"/>, and <see cref="MachnetTimeoutException"/>.</summary>
         public unsafe void Send(ReadOnlySpan<byte> message, TimeSpan? timeout = null)
         {
             CheckMessage(message.Length);
             fixed (byte* bytes = message)
             {
-                if (!SendOperation.Of(this, bytes, message.Length).Go(sending, handle, Addresses.Milliseconds(timeout), out _))
+                if (!SendOperation.Of(this, bytes, message.Length).Go(source.Out, handle, Addresses.Milliseconds(timeout), out _))
                 {
                     throw MachnetException.Of(Library.TimedOut);
                 }
             }
         }
 
-        /// <summary>Sends one message if there is credit and room now. Throws as <see cref="SendAsync"/>.</summary>
+        /// <summary>Sends one message if there is credit and room now. Throws as <see cref="SendAsync(ReadOnlyMemory{byte}, CancellationToken)"/>.</summary>
         public bool TrySend(ReadOnlySpan<byte> message)
         {
             CheckMessage(message.Length);
@@ -258,7 +263,7 @@ namespace Machnet
                 try
                 {
                     int left = milliseconds < 0 ? -1 : Math.Max(milliseconds - unchecked(Environment.TickCount - began), 0);
-                    if (!new SendManyOperation(this, messages, sent).Go(sending, handle, left, out int count))
+                    if (!new SendManyOperation(this, messages, sent).Go(source.Out, handle, left, out int count))
                     {
                         return sent > 0 ? sent : throw MachnetException.Of(Library.TimedOut);
                     }
@@ -279,7 +284,7 @@ namespace Machnet
             {
                 return 0;
             }
-            return new SendManyOperation(this, messages, 0).Go(sending, handle, 0, out int count) ? count : 0;
+            return new SendManyOperation(this, messages, 0).Go(source.Out, handle, 0, out int count) ? count : 0;
         }
 
         /// <summary>As <see cref="SendMany"/>, without a thread. Cancelled behind the first, it answers how many were sent.</summary>
@@ -290,7 +295,7 @@ namespace Machnet
             {
                 try
                 {
-                    sent += await new SendManyOperation(this, messages, sent).Go(sending, handle, cancellationToken).ConfigureAwait(false);
+                    sent += await new SendManyOperation(this, messages, sent).Go(source.Out, handle, cancellationToken).ConfigureAwait(false);
                 }
                 catch (Exception) when (sent > 0)
                 {
@@ -303,21 +308,21 @@ namespace Machnet
         /// <summary>Lends room to write a message of so many bytes where it will be sent from; waits for room and credit with the calling thread, for
         /// ever without a timeout. Throws as <see cref="Send"/>.</summary>
         public Loan Lend(int length, TimeSpan? timeout = null) =>
-            new LendOperation(this, CheckMessage(length)).Go(sending, handle, Addresses.Milliseconds(timeout), out Loan loan)
+            new LendOperation(this, CheckMessage(length)).Go(source.Out, handle, Addresses.Milliseconds(timeout), out Loan loan)
                 ? loan
                 : throw MachnetException.Of(Library.TimedOut);
 
-        /// <summary>Lends room for a message if there is room and credit now. Throws as <see cref="SendAsync"/>.</summary>
+        /// <summary>Lends room for a message if there is room and credit now. Throws as <see cref="SendAsync(ReadOnlyMemory{byte}, CancellationToken)"/>.</summary>
         public bool TryLend(int length, [NotNullWhen(true)] out Loan? loan)
         {
-            bool isThere = new LendOperation(this, CheckMessage(length)).Go(sending, handle, 0, out Loan lent);
+            bool isThere = new LendOperation(this, CheckMessage(length)).Go(source.Out, handle, 0, out Loan lent);
             loan = isThere ? lent : null;
             return isThere;
         }
 
-        /// <summary>As <see cref="Lend"/>, without a thread. Throws as <see cref="SendAsync"/>.</summary>
+        /// <summary>As <see cref="Lend"/>, without a thread. Throws as <see cref="SendAsync(ReadOnlyMemory{byte}, CancellationToken)"/>.</summary>
         public ValueTask<Loan> LendAsync(int length, CancellationToken cancellationToken = default) =>
-            new LendOperation(this, CheckMessage(length)).Go(sending, handle, cancellationToken);
+            new LendOperation(this, CheckMessage(length)).Go(source.Out, handle, cancellationToken);
 
         // ---- the rest ----
 
@@ -353,6 +358,7 @@ namespace Machnet
                 throw owner.IsClosed ? owner.Disposed() : (Exception)new InvalidOperationException("a call on the flow is under way");
             }
             owner.Close();
+            Channel.Bell.Forget(source);
             StreamHandle* stream;
             int status = NativeMethods.machnet_stream_open((FlowHandle*)native, &stream);
             return status == Library.Ok ? new MachnetStream(this, stream) : throw MachnetException.OfLastCall(status);
@@ -385,7 +391,7 @@ namespace Machnet
             }
             owner.Close();
             NativeMethods.machnet_flow_shutdown(handle.Native);
-            Channel.Bell.Close(owner.Disposed, receiving, sending);
+            Channel.Bell.Close(source, owner.Disposed);
             handle.TryClose();
             handle.Exit();
         }
@@ -445,7 +451,7 @@ namespace Machnet
                 owner.Close();
                 // First, so that those who wait need not wait for the peer.
                 NativeMethods.machnet_flow_shutdown(handle.Native);
-                Channel.Bell.Close(owner.Disposed, receiving, sending);
+                Channel.Bell.Close(source, owner.Disposed);
                 handle.TryClose();
                 // The scope belongs to the thread, which runs nothing else meanwhile.
                 NativeMethods.machnet_cancel_scope(cancel is null ? null : cancel.Native);

@@ -310,7 +310,7 @@ namespace Machnet
             {
                 LoanHandle* loan;
                 int status = NativeMethods.machnet_flow_try_lend(flow.handle.Native, (UIntPtr)length, &loan);
-                answer = status == Library.Ok ? new Loan(loan, length) : null!;
+                answer = status == Library.Ok ? new Loan(flow.Channel.Bell, loan, length) : null!;
                 return status;
             }
 
@@ -318,7 +318,7 @@ namespace Machnet
             {
                 LoanHandle* loan;
                 int status = NativeMethods.machnet_flow_lend(flow.handle.Native, (UIntPtr)length, timeoutMilliseconds, &loan);
-                answer = status == Library.Ok ? new Loan(loan, length) : null!;
+                answer = status == Library.Ok ? new Loan(flow.Channel.Bell, loan, length) : null!;
                 return status;
             }
 

@@ -16,12 +16,13 @@ namespace Machnet
         private readonly Channel channel;
         private readonly ListenerSafeHandle handle;
         private readonly Owner owner;
-        private readonly Place accepting = new Place();
+        private readonly Source source;
 
         internal unsafe Listener(Channel channel, ListenerHandle* native)
         {
             this.channel = channel;
             handle = new ListenerSafeHandle((IntPtr)native);
+            source = new Source(handle);
             owner = new Owner(nameof(Listener), channel.Owner);
             MachnetAddress address;
             NativeMethods.machnet_listener_address(native, &address);
@@ -34,21 +35,21 @@ namespace Machnet
         /// <summary>Waits for a flow with the calling thread; for ever without a timeout. Throws <see cref="MachnetTimeoutException"/>,
         /// <see cref="EngineLostException"/>, and <see cref="ObjectDisposedException"/> when this side closes.</summary>
         public Flow Accept(TimeSpan? timeout = null) =>
-            new AcceptOperation(this).Go(accepting, handle, Addresses.Milliseconds(timeout), out Flow flow)
+            new AcceptOperation(this).Go(source.In, handle, Addresses.Milliseconds(timeout), out Flow flow)
                 ? flow
                 : throw MachnetException.Of(Library.TimedOut);
 
         /// <summary>Answers a flow if one waits to be accepted.</summary>
         public bool TryAccept([NotNullWhen(true)] out Flow? flow)
         {
-            bool isThere = new AcceptOperation(this).Go(accepting, handle, 0, out Flow accepted);
+            bool isThere = new AcceptOperation(this).Go(source.In, handle, 0, out Flow accepted);
             flow = isThere ? accepted : null;
             return isThere;
         }
 
         /// <summary>Waits for a flow, without a thread. Cancelled, it has accepted none.</summary>
         public ValueTask<Flow> AcceptAsync(CancellationToken cancellationToken = default) =>
-            new AcceptOperation(this).Go(accepting, handle, cancellationToken);
+            new AcceptOperation(this).Go(source.In, handle, cancellationToken);
 
         /// <summary>The flows that arrive, each to be disposed of, until the listener is.</summary>
         public async IAsyncEnumerator<Flow> GetAsyncEnumerator(CancellationToken cancellationToken = default)
@@ -78,7 +79,7 @@ namespace Machnet
             }
             owner.Close();
             NativeMethods.machnet_listener_shutdown(handle.Native);
-            channel.Bell.Close(owner.Disposed, accepting);
+            channel.Bell.Close(source, owner.Disposed);
             handle.TryClose();
             handle.Exit();
         }

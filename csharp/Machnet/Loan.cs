@@ -2,6 +2,7 @@ using System;
 using System.Buffers;
 using System.Threading;
 using Machnet.Native;
+using Machnet.Waiting;
 
 namespace Machnet
 {
@@ -10,11 +11,13 @@ namespace Machnet
     public sealed unsafe class Loan : IMemoryOwner<byte>
     {
         private readonly byte* data;
+        private readonly Doorbell bell;
         private IntPtr native;
         private Room? room;
 
-        internal Loan(LoanHandle* native, int length)
+        internal Loan(Doorbell bell, LoanHandle* native, int length)
         {
+            this.bell = bell;
             this.native = (IntPtr)native;
             data = (byte*)NativeMethods.machnet_loan_data(native);
             Length = length;
@@ -80,6 +83,7 @@ namespace Machnet
             if (taken != IntPtr.Zero)
             {
                 NativeMethods.machnet_loan_drop((LoanHandle*)taken);
+                bell.NoteRoom();
             }
         }
 

@@ -17,8 +17,7 @@ namespace Machnet
         private readonly StreamSafeHandle handle;
         private readonly Owner owner;
         private readonly Channel channel;
-        private readonly Place reading = new Place();
-        private readonly Place writing = new Place();
+        private readonly Source source;
         private readonly Spare<ReadOperation> freeRead = new Spare<ReadOperation>();
         private readonly Spare<WriteOperation> freeWrite = new Spare<WriteOperation>();
         private int readTimeout = Timeout.Infinite;
@@ -27,6 +26,7 @@ namespace Machnet
         internal unsafe MachnetStream(Flow flow, StreamHandle* native)
         {
             handle = new StreamSafeHandle((IntPtr)native);
+            source = new Source(handle);
             channel = flow.Channel;
             owner = new Owner("Stream", channel.Owner);
             LocalEndPoint = flow.LocalEndPoint;
@@ -89,7 +89,7 @@ namespace Machnet
             }
             fixed (byte* place = buffer)
             {
-                return ReadOperation.Of(this, place, buffer.Length).Go(reading, handle, readTimeout, out int length)
+                return ReadOperation.Of(this, place, buffer.Length).Go(source.In, handle, readTimeout, out int length)
                     ? length
                     : throw MachnetException.Of(Library.TimedOut);
             }
@@ -113,7 +113,7 @@ namespace Machnet
             {
                 return new ValueTask<int>(0);
             }
-            return ReadOperation.Of(this, buffer).Go(reading, handle, cancellationToken);
+            return ReadOperation.Of(this, buffer).Go(source.In, handle, cancellationToken);
         }
 
         /// <inheritdoc/>
@@ -128,7 +128,7 @@ namespace Machnet
             }
             fixed (byte* bytes = buffer)
             {
-                if (!WriteOperation.Of(this, bytes, buffer.Length).Go(writing, handle, writeTimeout, out _))
+                if (!WriteOperation.Of(this, bytes, buffer.Length).Go(source.Out, handle, writeTimeout, out _))
                 {
                     throw MachnetException.Of(Library.TimedOut);
                 }
@@ -153,7 +153,7 @@ namespace Machnet
             {
                 return default;
             }
-            return WriteOperation.Of(this, buffer).GoPlain(writing, handle, cancellationToken);
+            return WriteOperation.Of(this, buffer).GoPlain(source.Out, handle, cancellationToken);
         }
 
         /// <summary>Does nothing: what is written goes at once.</summary>
@@ -169,7 +169,7 @@ namespace Machnet
         /// long as <see cref="WriteTimeout"/>. Doing it again does nothing.</summary>
         public void CompleteWriting()
         {
-            if (!new EndOperation(this).Go(writing, handle, writeTimeout, out _))
+            if (!new EndOperation(this).Go(source.Out, handle, writeTimeout, out _))
             {
                 throw MachnetException.Of(Library.TimedOut);
             }
@@ -177,7 +177,7 @@ namespace Machnet
 
         /// <summary>As <see cref="CompleteWriting"/>, without a thread.</summary>
         public ValueTask CompleteWritingAsync(CancellationToken cancellationToken = default) =>
-            new EndOperation(this).GoPlain(writing, handle, cancellationToken);
+            new EndOperation(this).GoPlain(source.Out, handle, cancellationToken);
 
         /// <summary>Ends both directions at once: the peer gets <see cref="FlowResetException"/>, not the end of the stream. The stream is still to be
         /// disposed of.</summary>
@@ -225,7 +225,7 @@ namespace Machnet
             {
                 owner.Close();
                 // What waits holds the handle, so the library closes the stream behind it.
-                channel.Bell.Close(owner.Disposed, reading, writing);
+                channel.Bell.Close(source, owner.Disposed);
                 handle.TryClose();
             }
             base.Dispose(disposing);

@@ -27,8 +27,12 @@ namespace Machnet
         /// channel's again.</summary>
         public ReadOnlySpan<byte> Span => Live().ReadOnlySpan;
 
-        /// <summary>The message as memory that can be kept across an <c>await</c>. Used after Dispose it throws.</summary>
+        /// <summary>The message as memory that can be kept across an <c>await</c>. Used after Dispose it throws, for which there is an allocation.
+        /// To send it on, <see cref="Flow.SendAsync(Message, System.Threading.CancellationToken)"/> needs none.</summary>
         public ReadOnlyMemory<byte> Memory => Live().LendMemory();
+
+        /// <summary>As <see cref="Memory"/>, for one who forgets it before Dispose.</summary>
+        internal ReadOnlyMemory<byte> MemoryForNow => Live().Memory;
 
         /// <summary>A copy of the message.</summary>
         public byte[] ToArray() => Span.ToArray();

@@ -47,6 +47,28 @@ namespace Machnet.Tests
             Check.Equal(1_000_000, message.Length);
         }
 
+        public async Task ACloseThatIsCancelledGoesOn()
+        {
+            using var pair = new Pair();
+            // More than the peer has room for while nobody reads, so that the close has to wait.
+            Check.Throws<MachnetTimeoutException>(() =>
+            {
+                while (true)
+                {
+                    pair.Near.Send(new byte[100_000], TimeSpan.FromMilliseconds(300));
+                }
+            });
+            using var stop = new CancellationTokenSource(Brief);
+            await Check.ThrowsAsync<OperationCanceledException>(() => pair.Near.CloseAsync(stop.Token));
+            var count = 0;
+            await foreach (Message message in pair.Far)
+            {
+                message.Dispose();
+                count++;
+            }
+            Check.That(count > 10, "all of it came");
+        }
+
         public async Task AResetTellsItsReason()
         {
             using var pair = new Pair();

@@ -43,7 +43,7 @@ namespace Machnet.Tests
                 {
                     using (message)
                     {
-                        await pair.Far.SendAsync(message.Memory);
+                        await pair.Far.SendAsync(message);
                     }
                 }
             });
@@ -384,7 +384,7 @@ namespace Machnet.Tests
             Check.Fails(MachnetError.EmptyMessage, () => pair.Near.Send(default));
             Check.Fails(MachnetError.MessageTooLarge, () => pair.Near.Send(new byte[Channel.MaxMessage + 1]));
             Check.Fails(MachnetError.MessageTooLarge, () => pair.Near.TrySend(new byte[Channel.MaxMessage + 1]));
-            Check.Fails(MachnetError.EmptyMessage, () => pair.Near.SendAsync(default).AsTask());
+            Check.Fails(MachnetError.EmptyMessage, () => pair.Near.SendAsync(ReadOnlyMemory<byte>.Empty).AsTask());
         }
 
         internal static async Task Echo(Flow flow)

@@ -821,8 +821,8 @@ int32_t machnet_flow_close(machnet_flow_handle_t *flow);
  * Closes the flow in order and waits at most `timeout_ms` milliseconds (negative: for ever) until the peer's sidecar has
  * everything. Consumes the handle, whatever it returns.
  *
- * Returns 0 if it has; or MACHNET_STATUS_TIMED_OUT (the close goes on), RESET, ENGINE_LOST, FORKED, or INVALID_ARGUMENT for
- * NULL.
+ * Returns 0 if it has; or MACHNET_STATUS_TIMED_OUT or CANCELLED (the close goes on), RESET, ENGINE_LOST, FORKED, or
+ * INVALID_ARGUMENT for NULL.
  */
 int32_t machnet_flow_close_wait(machnet_flow_handle_t *flow,
                                 int32_t timeout_ms);

@@ -7,7 +7,6 @@
 
 use std::ffi::{c_char, c_void};
 use std::net::{IpAddr, SocketAddr};
-use std::time::Duration;
 
 use machnet_client::{Error, Flow, Listener, PendingConnect, Result, Wait};
 
@@ -17,9 +16,6 @@ use crate::boundary::{
 use crate::cancel::waiting;
 use crate::channel::{ChannelHandle, MachnetAddress};
 use crate::message::{LoanHandle, MessageHandle};
-
-/// What "for ever" is for waits that know no such thing: 100 years.
-const FOREVER: Duration = Duration::from_secs(100 * 365 * 24 * 3600);
 
 /// Waits for flows on an address.
 #[derive(Debug)]
@@ -451,7 +447,7 @@ pub unsafe extern "C" fn machnet_flow_shutdown_wait(flow: *const FlowHandle, tim
     status(|| {
         // SAFETY: a handle of ours or NULL.
         let flow = unsafe { borrowed(flow, "flow is NULL") }?;
-        flow.0.shutdown_wait(timeout(timeout_ms).unwrap_or(FOREVER))
+        waiting(timeout_ms, |wait| flow.0.shutdown_with(wait))
     })
 }
 
@@ -484,14 +480,14 @@ pub unsafe extern "C" fn machnet_flow_close(flow: *mut FlowHandle) -> i32 {
 /// Closes the flow in order and waits at most `timeout_ms` milliseconds (negative: for ever) until the peer's sidecar has
 /// everything. Consumes the handle, whatever it returns.
 ///
-/// Returns 0 if it has; or MACHNET_STATUS_TIMED_OUT (the close goes on), RESET, ENGINE_LOST, FORKED, or INVALID_ARGUMENT for
-/// NULL.
+/// Returns 0 if it has; or MACHNET_STATUS_TIMED_OUT or CANCELLED (the close goes on), RESET, ENGINE_LOST, FORKED, or
+/// INVALID_ARGUMENT for NULL.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn machnet_flow_close_wait(flow: *mut FlowHandle, timeout_ms: i32) -> i32 {
     status(|| {
         // SAFETY: a handle of ours, which C gives up, or NULL.
         let flow = unsafe { take_back(flow, "flow is NULL") }?;
-        flow.0.close_wait(timeout(timeout_ms).unwrap_or(FOREVER))
+        waiting(timeout_ms, |wait| flow.0.shutdown_with(wait))
     })
 }
 

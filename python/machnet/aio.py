@@ -502,10 +502,10 @@ class StreamTransport(asyncio.Transport):
 
     def write(self, data: bytes | bytearray | memoryview) -> None:
         """Writes what there is room for and keeps the rest until there is."""
+        if self._is_lost or not data:
+            return  # As asyncio's own transports: ``drain`` tells what ended it.
         if self._is_ending:
             raise RuntimeError("write after the half-close or close")
-        if self._is_lost or not data:
-            return
         self._buffer += data
         self._continue_writing()
         if not self._is_protocol_paused and len(self._buffer) > self._high:

@@ -159,6 +159,11 @@ impl AsyncListener {
     pub fn local_addr(&self) -> SocketAddr {
         self.listener.local_addr()
     }
+
+    /// The listener, for calls that do not wait: [`Listener::try_accept`], and [`Listener::shutdown`], which ends those that do.
+    pub fn listener(&self) -> &Listener {
+        &self.listener
+    }
 }
 
 /// One connection.

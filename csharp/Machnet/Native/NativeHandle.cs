@@ -23,6 +23,9 @@ namespace Machnet.Native
         /// <summary>The pointer, between TryEnter and Exit.</summary>
         internal IntPtr Pointer => handle;
 
+        /// <summary>Names it for machnet_channel_take_news.</summary>
+        internal virtual void SetToken(ulong token) => throw new NotSupportedException();
+
         /// <summary>Begins a call; false if the handle is closed.</summary>
         internal bool TryEnter()
         {
@@ -82,6 +85,8 @@ namespace Machnet.Native
 
         internal FlowHandle* Native => (FlowHandle*)handle;
 
+        internal override void SetToken(ulong token) => NativeMethods.machnet_flow_set_token(Native, token);
+
         protected override bool ReleaseHandle()
         {
             NativeMethods.machnet_flow_close((FlowHandle*)handle);
@@ -94,6 +99,8 @@ namespace Machnet.Native
         internal ListenerSafeHandle(IntPtr native) : base(native) { }
 
         internal ListenerHandle* Native => (ListenerHandle*)handle;
+
+        internal override void SetToken(ulong token) => NativeMethods.machnet_listener_set_token(Native, token);
 
         protected override bool ReleaseHandle()
         {
@@ -108,6 +115,8 @@ namespace Machnet.Native
 
         internal StreamHandle* Native => (StreamHandle*)handle;
 
+        internal override void SetToken(ulong token) => NativeMethods.machnet_stream_set_token(Native, token);
+
         protected override bool ReleaseHandle()
         {
             NativeMethods.machnet_stream_close((StreamHandle*)handle);
@@ -120,6 +129,8 @@ namespace Machnet.Native
         internal PendingSafeHandle(IntPtr native) : base(native) { }
 
         internal PendingHandle* Native => (PendingHandle*)handle;
+
+        internal override void SetToken(ulong token) => NativeMethods.machnet_pending_set_token(Native, token);
 
         protected override bool ReleaseHandle()
         {

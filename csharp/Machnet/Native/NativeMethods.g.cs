@@ -14,6 +14,31 @@ namespace Machnet.Native
     {
         const string __DllName = "machnet";
 
+        /// <summary>
+        ///  A receive finds something: a message, or how the flow ended.
+        /// </summary>
+        internal const uint MACHNET_NEWS_RECEIVE = 1;
+        /// <summary>
+        ///  A send that answered MACHNET_STATUS_WOULD_BLOCK may find credit and room now, or how the flow ended.
+        /// </summary>
+        internal const uint MACHNET_NEWS_SEND = 2;
+        /// <summary>
+        ///  The listener has a flow.
+        /// </summary>
+        internal const uint MACHNET_NEWS_ACCEPT = 4;
+        /// <summary>
+        ///  The connect has its outcome.
+        /// </summary>
+        internal const uint MACHNET_NEWS_CONNECT = 8;
+        /// <summary>
+        ///  The flow has ended: what was received before comes first.
+        /// </summary>
+        internal const uint MACHNET_NEWS_ENDED = 16;
+        /// <summary>
+        ///  Of the channel: with RECEIVE, a message of a flow made by `machnet_connect` or accepted by `machnet_listen`; with SEND, credit for
+        ///  one of those, or room for a connect that answered MACHNET_STATUS_WOULD_BLOCK.
+        /// </summary>
+        internal const uint MACHNET_NEWS_CHANNEL = 32;
 
 
 
@@ -431,8 +456,8 @@ namespace Machnet.Native
         ///  Closes the flow in order and waits at most `timeout_ms` milliseconds (negative: for ever) until the peer's sidecar has
         ///  everything. Consumes the handle, whatever it returns.
         ///
-        ///  Returns 0 if it has; or MACHNET_STATUS_TIMED_OUT (the close goes on), RESET, ENGINE_LOST, FORKED, or INVALID_ARGUMENT for
-        ///  NULL.
+        ///  Returns 0 if it has; or MACHNET_STATUS_TIMED_OUT or CANCELLED (the close goes on), RESET, ENGINE_LOST, FORKED, or
+        ///  INVALID_ARGUMENT for NULL.
         /// </summary>
         [DllImport(__DllName, EntryPoint = "machnet_flow_close_wait", CallingConvention = CallingConvention.Cdecl, ExactSpelling = true)]
         internal static extern int machnet_flow_close_wait(FlowHandle* flow, int timeout_ms);
@@ -491,6 +516,55 @@ namespace Machnet.Native
         /// </summary>
         [DllImport(__DllName, EntryPoint = "machnet_loan_drop", CallingConvention = CallingConvention.Cdecl, ExactSpelling = true)]
         internal static extern void machnet_loan_drop(LoanHandle* loan);
+
+        /// <summary>
+        ///  For an event loop over many flows: writes what came since the last call, at most `most`, so that the loop tries only those
+        ///  instead of all. Each is named by its token and is told once, as often as something comes: try it until it answers
+        ///  MACHNET_STATUS_WOULD_BLOCK, or remember it. Who begins to wait sets the token first and tries then; messages, flows and ends are told
+        ///  also to who never tried.
+        ///
+        ///  From the first call on, only this call empties the descriptor of `machnet_channel_event_fd`: when it has answered fewer than `most`,
+        ///  either the descriptor is readable or nothing has come since. What the program does itself (it drops a loan, and a send
+        ///  that found no room would find it now) rings no bell, and is told at the next call. Thread-safe.
+        ///
+        ///  Returns 0 and how many in `*count`, perhaps none. When the channel serves no more, everybody who waits has to be told, so that no
+        ///  single one is: MACHNET_STATUS_ENGINE_LOST, SIDECAR_BROKEN or CLOSED. Else FORKED or INVALID_ARGUMENT.
+        /// </summary>
+        [DllImport(__DllName, EntryPoint = "machnet_channel_take_news", CallingConvention = CallingConvention.Cdecl, ExactSpelling = true)]
+        internal static extern int machnet_channel_take_news(ChannelHandle* channel, MachnetNews* news, System.UIntPtr most, System.UIntPtr* count);
+
+        /// <summary>
+        ///  What `machnet_channel_take_news` calls the flow from now on; 0 until it is set. Try the flow once behind it: what came before may have
+        ///  been told without it. Thread-safe.
+        ///
+        ///  Returns 0; or MACHNET_STATUS_UNKNOWN_FLOW, FORKED or INVALID_ARGUMENT.
+        /// </summary>
+        [DllImport(__DllName, EntryPoint = "machnet_flow_set_token", CallingConvention = CallingConvention.Cdecl, ExactSpelling = true)]
+        internal static extern int machnet_flow_set_token(FlowHandle* flow, ulong token);
+
+        /// <summary>
+        ///  As `machnet_flow_set_token`, of the stream's flow, which also keeps the token that it had. Thread-safe.
+        ///
+        ///  Returns as that.
+        /// </summary>
+        [DllImport(__DllName, EntryPoint = "machnet_stream_set_token", CallingConvention = CallingConvention.Cdecl, ExactSpelling = true)]
+        internal static extern int machnet_stream_set_token(StreamHandle* stream, ulong token);
+
+        /// <summary>
+        ///  As `machnet_flow_set_token`, of a listener. Thread-safe.
+        ///
+        ///  Returns 0; or MACHNET_STATUS_CLOSED, FORKED or INVALID_ARGUMENT.
+        /// </summary>
+        [DllImport(__DllName, EntryPoint = "machnet_listener_set_token", CallingConvention = CallingConvention.Cdecl, ExactSpelling = true)]
+        internal static extern int machnet_listener_set_token(ListenerHandle* listener, ulong token);
+
+        /// <summary>
+        ///  As `machnet_flow_set_token`, of a connect under way. Thread-safe.
+        ///
+        ///  Returns 0; or MACHNET_STATUS_UNKNOWN_FLOW after the outcome was told, FORKED or INVALID_ARGUMENT.
+        /// </summary>
+        [DllImport(__DllName, EntryPoint = "machnet_pending_set_token", CallingConvention = CallingConvention.Cdecl, ExactSpelling = true)]
+        internal static extern int machnet_pending_set_token(PendingHandle* pending, ulong token);
 
         /// <summary>
         ///  What the sidecar knows of a flow. Set `stats-&gt;struct_size` to `sizeof *stats` before. A rare call: the sidecar is asked over its
@@ -845,6 +919,26 @@ namespace Machnet.Native
     [StructLayout(LayoutKind.Sequential)]
     internal unsafe partial struct LoanHandle
     {
+    }
+
+    /// <summary>
+    ///  What came for a flow, a listener, a connect or the channel since it was told last.
+    /// </summary>
+    [StructLayout(LayoutKind.Sequential)]
+    internal unsafe partial struct MachnetNews
+    {
+        /// <summary>
+        ///  Whose it is: what `machnet_flow_set_token` or its like said; 0 if nothing did, and for the channel.
+        /// </summary>
+        public ulong token;
+        /// <summary>
+        ///  What it is: some of MACHNET_NEWS_RECEIVE and its like, or'ed. Unknown bits may come; ignore them.
+        /// </summary>
+        public uint events;
+        /// <summary>
+        ///  0.
+        /// </summary>
+        public uint reserved;
     }
 
     /// <summary>

@@ -7,24 +7,22 @@ using Machnet.Native;
 namespace Machnet.Waiting
 {
     /// <summary>The calls that wait on a channel, and what wakes them.
-    /// <para>The channel has one descriptor with the level-triggered rules of machnet_channel_event_fd: after a <c>try_</c> call that found
-    /// nothing it is readable, or nothing has come. But one descriptor serves all flows, and the library keeps it readable for what
-    /// came for one flow only until another has been asked in vain twice since. Hence two rules:</para>
-    /// <para>1. <c>try_</c> calls are made only here, under the lock. All other calls use the waiting functions of the library with a timeout of
-    /// 0, which find the same and tell the doorbell nothing.</para>
-    /// <para>2. Between two calls from the same place all places are asked: a round. What was news for any of them is found in it.</para>
-    /// <para>So a ring costs one call for each place at which somebody waits, and beginning to wait mostly costs one call in all.</para>
-    /// </summary>
+    /// <para>The channel has one descriptor for all flows. When it is readable, the library tells by <c>machnet_channel_take_news</c> whom something
+    /// came for, and only those calls are tried again. Other calls, of any thread and at any time, leave the descriptor and the news alone. A
+    /// call that begins to wait is tried once more when its flow has a name here, so that nothing comes unnoticed in between.</para></summary>
     internal sealed unsafe class Doorbell
     {
-        /// <summary>Rounds after which a channel whose sidecar hung up must have said so on each call.</summary>
-        private const int RoundsOfTheLost = 8;
+        /// <summary>News that are taken with one call.</summary>
+        private const int NewsAtOnce = 64;
 
         private readonly ChannelSafeHandle channel;
+
+        /// <summary>Where somebody waits. Its lock guards everything here.</summary>
         private readonly List<Place> places = new List<Place>();
 
-        /// <summary>Counts the rounds; from 1.</summary>
-        private long round = 1;
+        /// <summary>What has a name.</summary>
+        private readonly Dictionary<ulong, Source> sources = new Dictionary<ulong, Source>();
+        private ulong lastToken;
 
         private Poller.Entry? entry;
         private volatile bool isOn;
@@ -39,6 +37,9 @@ namespace Machnet.Waiting
             this.channel = channel;
             RunsInline = runsInline;
         }
+
+        /// <summary>Where connects wait for a slot of the send ring.</summary>
+        internal Place Connecting { get; } = new Place(null);
 
         /// <summary>Whether what awaits an answer runs on the poller's thread.</summary>
         internal bool RunsInline { get; }
@@ -62,14 +63,12 @@ namespace Machnet.Waiting
                     throw owner.Disposed();
                 }
                 SwitchOn();
+                place.Source?.Name(this);
                 place.Add(wait);
-                hasAnswer = ReferenceEquals(place.First, wait) && (place.VainRound == round ? IsFoundInRound(wait, ref found) : Ask(place));
+                hasAnswer = ReferenceEquals(place.First, wait) && wait.Try();
                 if (hasAnswer)
                 {
-                    if (wait.At != null)
-                    {
-                        place.Remove(wait);
-                    }
+                    place.Remove(wait);
                 }
                 else
                 {
@@ -77,7 +76,7 @@ namespace Machnet.Waiting
                     if (isLost)
                     {
                         FailTheLost(ref found);
-                        hasAnswer = wait.At is null && TakeOut(wait, ref found);
+                        hasAnswer = TakeOut(wait, ref found);
                     }
                 }
                 Arm();
@@ -99,9 +98,9 @@ namespace Machnet.Waiting
                 {
                     bool wasFirst = ReferenceEquals(at.First, wait);
                     Leave(at, wait);
-                    if (wasFirst && at.First != null)
+                    if (wasFirst)
                     {
-                        GoRound(ref found); // The next was never asked, and may be content with less.
+                        AskAll(at, ref found); // The next was never asked, and may be content with less.
                     }
                 }
             }
@@ -113,6 +112,7 @@ namespace Machnet.Waiting
         internal void Ring(bool isHungUp)
         {
             Wait? found = null;
+            bool isOver;
             lock (places)
             {
                 isArmed = false;
@@ -120,19 +120,54 @@ namespace Machnet.Waiting
                 {
                     return;
                 }
-                GoRound(ref found);
-                if (isHungUp)
+                // Also what came before the hang-up.
+                isOver = !TakeNews(ref found) || isHungUp;
+                if (isOver)
                 {
                     isLost = true;
                     FailTheLost(ref found);
                 }
                 Arm();
             }
-            if (isHungUp)
+            if (isOver)
             {
                 lost?.TrySetResult(true);
             }
             FinishAll(found);
+        }
+
+        /// <summary>This program itself gave back room to send, of which no doorbell tells.</summary>
+        internal void NoteRoom()
+        {
+            if (!isOn || isForProgram)
+            {
+                return;
+            }
+            Wait? found = null;
+            lock (places)
+            {
+                if (!isClosed && !isLost && places.Count > 0)
+                {
+                    TakeNews(ref found); // If it is over, the poller is told, too.
+                }
+            }
+            FinishAll(found);
+        }
+
+        /// <summary>Something is no more, or waited for nothing any more: its name is forgotten.</summary>
+        internal void Forget(Source source)
+        {
+            lock (places)
+            {
+                sources.Remove(source.Token);
+            }
+        }
+
+        /// <summary>A name for what something waits for from now on. Under the lock.</summary>
+        internal ulong NameOf(Source source)
+        {
+            sources.Add(++lastToken, source);
+            return lastToken;
         }
 
         /// <summary>Completes when the sidecar is gone.</summary>
@@ -184,16 +219,15 @@ namespace Machnet.Waiting
             }
         }
 
-        /// <summary>All who wait at these places get the exception, now and later.</summary>
-        internal void Close(Func<Exception> error, params Place[] closed)
+        /// <summary>All who wait for something that this side has closed get the exception, and its name is forgotten.</summary>
+        internal void Close(Source source, Func<Exception> error)
         {
             Wait? found = null;
             lock (places)
             {
-                foreach (Place place in closed)
-                {
-                    FailPlace(place, error, ref found);
-                }
+                FailPlace(source.In, error, ref found);
+                FailPlace(source.Out, error, ref found);
+                sources.Remove(source.Token);
             }
             FinishAll(found);
         }
@@ -239,6 +273,9 @@ namespace Machnet.Waiting
             {
                 entry = Poller.Add(this, Descriptor());
                 channel.PollNumber = entry.Number;
+                // From the first time on, the news are listed. Nothing has a name yet.
+                Wait? none = null;
+                _ = TakeNews(ref none);
                 isOn = true;
             }
         }
@@ -281,55 +318,68 @@ namespace Machnet.Waiting
             }
         }
 
-        /// <summary>Asks for the first at a place. Whatever it finds, it stays there.</summary>
-        private bool Ask(Place place)
-        {
-            bool isFound = place.First!.Try();
-            place.VainRound = isFound ? 0 : round;
-            return isFound;
-        }
-
-        /// <summary>Asks for one after another at a place, until in vain.</summary>
+        /// <summary>Tries for one after another at a place, until in vain.</summary>
         private void AskAll(Place place, ref Wait? found)
         {
-            while (place.First is Wait wait && Ask(place))
+            while (place.First is Wait wait && wait.Try())
             {
                 Leave(place, wait);
                 Collect(wait, ref found);
             }
         }
 
-        private void GoRound(ref Wait? found)
+        /// <summary>Tries for those to whom something came; false if the channel is over.</summary>
+        private bool TakeNews(ref Wait? found)
         {
-            round++;
+            MachnetNews* news = stackalloc MachnetNews[NewsAtOnce];
+            UIntPtr count;
+            do
+            {
+                count = UIntPtr.Zero;
+                if (NativeMethods.machnet_channel_take_news(channel.Native, news, (UIntPtr)NewsAtOnce, &count) != Library.Ok)
+                {
+                    return false;
+                }
+                for (int i = 0; i < (int)count; i++)
+                {
+                    Tell(news[i], ref found);
+                }
+            }
+            while ((int)count == NewsAtOnce);
+            return true;
+        }
+
+        private void Tell(MachnetNews news, ref Wait? found)
+        {
+            const uint In = NativeMethods.MACHNET_NEWS_RECEIVE | NativeMethods.MACHNET_NEWS_ACCEPT | NativeMethods.MACHNET_NEWS_CONNECT;
+            if ((news.events & NativeMethods.MACHNET_NEWS_CHANNEL) != 0)
+            {
+                AskAll(Connecting, ref found);
+            }
+            else if (sources.TryGetValue(news.token, out Source? source))
+            {
+                if ((news.events & (In | NativeMethods.MACHNET_NEWS_ENDED)) != 0)
+                {
+                    AskAll(source.In, ref found);
+                }
+                if ((news.events & (NativeMethods.MACHNET_NEWS_SEND | NativeMethods.MACHNET_NEWS_ENDED)) != 0)
+                {
+                    AskAll(source.Out, ref found);
+                }
+            }
+        }
+
+        /// <summary>The sidecar is gone: what came before is taken, and the others are told.</summary>
+        private void FailTheLost(ref Wait? found)
+        {
             // Downwards: a place that leaves is replaced by the last, which was asked.
             for (int i = places.Count - 1; i >= 0; i--)
             {
                 AskAll(places[i], ref found);
             }
-        }
-
-        /// <summary>A round for the sake of one that just began to wait, and is not to be finished if it found its answer.</summary>
-        private bool IsFoundInRound(Wait wait, ref Wait? found)
-        {
-            Enlist(wait.At!);
-            GoRound(ref found);
-            return wait.At is null && TakeOut(wait, ref found);
-        }
-
-        /// <summary>The sidecar is gone: what came before was taken, and every call says EngineLost once the library has noticed.</summary>
-        private void FailTheLost(ref Wait? found)
-        {
-            for (int i = 0; i < RoundsOfTheLost && places.Count > 0; i++)
+            while (places.Count > 0)
             {
-                GoRound(ref found);
-            }
-            if (places.Count > 0)
-            {
-                while (places.Count > 0)
-                {
-                    FailPlace(places[places.Count - 1], () => MachnetException.Of((int)MachnetError.EngineLost), ref found);
-                }
+                FailPlace(places[places.Count - 1], () => MachnetException.Of((int)MachnetError.EngineLost), ref found);
             }
         }
 

@@ -1,3 +1,5 @@
+using Machnet.Native;
+
 namespace Machnet.Waiting
 {
     /// <summary>One call that waits for its answer at a place.</summary>
@@ -19,17 +21,54 @@ namespace Machnet.Waiting
         internal abstract void Fail(System.Exception error);
     }
 
-    /// <summary>Where calls of one kind on one flow or listener wait: first come, first served. Guarded by the doorbell.</summary>
+    /// <summary>What calls wait for: a flow, listener, stream, or a connect under way.</summary>
+    internal sealed class Source
+    {
+        private readonly NativeHandle handle;
+
+        internal Source(NativeHandle handle)
+        {
+            this.handle = handle;
+            In = new Place(this);
+            Out = new Place(this);
+        }
+
+        /// <summary>Where waits what receives, reads, accepts, or wants a connect's outcome.</summary>
+        internal Place In { get; }
+
+        /// <summary>Where waits what sends or writes.</summary>
+        internal Place Out { get; }
+
+        /// <summary>Its name in the news; 0: it has none.</summary>
+        internal ulong Token { get; private set; }
+
+        /// <summary>Sees to it that it has a name. Under the doorbell's lock, by a call that has entered the handle.</summary>
+        internal void Name(Doorbell bell)
+        {
+            if (Token == 0)
+            {
+                Token = bell.NameOf(this);
+                handle.SetToken(Token); // What is over already says so when it is tried.
+            }
+        }
+    }
+
+    /// <summary>Where calls of one kind wait: first come, first served. Guarded by the doorbell.</summary>
     internal sealed class Place
     {
         /// <summary>Its index among the places of the doorbell at which somebody waits; -1: it is none.</summary>
         internal int Index = -1;
 
-        /// <summary>The doorbell's round in which the library was last asked in vain from here; 0: never, or not since something was found.</summary>
-        internal long VainRound;
-
         private volatile Wait? first;
         private Wait? last;
+
+        internal Place(Source? source)
+        {
+            Source = source;
+        }
+
+        /// <summary>What is waited for; null: the channel.</summary>
+        internal Source? Source { get; }
 
         /// <summary>Who is next. Null means also for those without the lock that nobody is to be served before them.</summary>
         internal Wait? First => first;

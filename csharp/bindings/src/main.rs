@@ -3,13 +3,14 @@
 use std::path::Path;
 
 /// What is left out: the functions and structs of the original C library, which C# has no use for.
-const SOURCES: [&str; 9] = [
+const SOURCES: [&str; 10] = [
     "batch.rs",
     "cancel.rs",
     "channel.rs",
     "common.rs",
     "flow.rs",
     "message.rs",
+    "news.rs",
     "stats.rs",
     "status.rs",
     "stream.rs",
@@ -37,6 +38,7 @@ fn write(sources: &Path, output: &Path) -> Result<(), Box<dyn std::error::Error>
         .csharp_namespace("Machnet.Native")
         .csharp_class_name("NativeMethods")
         .csharp_use_nint_types(false) // C# 8 does not know nuint.
+        .csharp_generate_const_filter(|name| name.starts_with("MACHNET_NEWS_"))
         .always_included_types(["MachnetStatus"]);
     for source in SOURCES {
         builder = builder.input_extern_file(sources.join(source));

@@ -67,7 +67,7 @@ internal static class Program
                 {
                     using (message)
                     {
-                        await flow.SendAsync(message.Memory, stop);
+                        await flow.SendAsync(message, stop);
                     }
                 }
             }

@@ -420,8 +420,16 @@ impl Flow {
     /// As for [`Self::shutdown`]; [`Error::Reset`] with the number of messages that it never acknowledged;
     /// [`Error::Closed`] if the peer closed before it had everything; [`Error::TimedOut`]: the close goes on.
     pub fn shutdown_wait(&self, timeout: Duration) -> Result<()> {
+        self.shutdown_with(Some(timeout))
+    }
+
+    /// As [`Self::shutdown_wait`], until the time has passed or the canceller has.
+    ///
+    /// # Errors
+    /// As for [`Self::shutdown_wait`]; [`Error::Cancelled`]: the close goes on.
+    pub fn shutdown_with<'a>(&self, wait: impl Into<Wait<'a>>) -> Result<()> {
         self.shutdown()?;
-        self.shared.wait(Some(timeout), Interest::End(self.id), |core| {
+        self.shared.wait(wait, Interest::End(self.id), |core| {
             core.poll();
             let look = core.look(self.id)?;
             let unacknowledged = look.unacknowledged;
