@@ -129,7 +129,7 @@ run() {
         c) lines_of README.md 'c run=client' >"$inside/test/client.c" ;;
         python) lines_of python/README.md python >"$inside/test/lines.py" ;;
         go) lines_of go/README.md 'go ten-lines' >"$inside/test/lines.go" ;;
-        node) lines_of node/README.md 'js ten-lines' >"$inside/test/lines.mjs" ;;
+        node) lines_of node/README.md js >"$inside/test/lines.mjs" ;;
         csharp) lines_of csharp/README.md 'csharp ten-lines' >"$inside/test/lines.cs" ;;
     esac
     # shellcheck disable=SC2016

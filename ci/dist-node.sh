@@ -31,6 +31,5 @@ for platform in "$@"; do
 done
 # Without what npm installed for the tests.
 mkdir "$work/machnet"
-(cd node && cp -r package.json bin lib "$work/machnet/" && { [ ! -e README.md ] || cp README.md "$work/machnet/"; })
-cp LICENSE "$work/machnet/"
+cp -r node/package.json node/README.md node/bin node/lib LICENSE "$work/machnet/"
 pack "$work/machnet"
