@@ -31,6 +31,8 @@ PLACES = [
     # Node.
     ("node/package.json", rf'(?m)^  "version": "{NUMBER}"'),
     ("node/Cargo.toml", rf'(?m)^version = "{NUMBER}"'),
+    ("node/Cargo.lock", rf'name = "machnet-node"\nversion = "{NUMBER}"'),
+    ("node/Cargo.lock", rf'name = "machnet-client"\nversion = "{NUMBER}"'),
 ]
 
 # Files with a version of their own that nothing else may have: globs, and a pattern that stands for any version of Machnet.
