@@ -144,9 +144,9 @@ run() {
         mount -t proc proc "$root/proc"
         mount --rbind /dev "$root/dev"
         ip link set lo up
-        useradd() { echo "user:x:1000:1000::/home/user:/bin/bash" >>"$root/etc/passwd"; echo "user:x:1000:" >>"$root/etc/group"; }
+        useradd() { echo "user:x:1000:1000::/user:/bin/bash" >>"$root/etc/passwd"; echo "user:x:1000:" >>"$root/etc/group"; }
         useradd
-        install -d -o 1000 -g 1000 "$root/home/user"
+        install -d -o 1000 -g 1000 "$root/user"
         # Read only: what is lent, the packages, the test.
         lend() {
             if [ -d "$1" ]; then mkdir -p "$root$2"; else touch "$root$2"; fi
@@ -158,7 +158,7 @@ run() {
         # What only makes the next run quicker, such as a compiler that keeps what it compiled.
         install -d -o 1000 -g 1000 "$CACHE" "$root/cache"
         mount --bind "$CACHE" "$root/cache"
-        chroot --userspec=1000:1000 "$root" env -i HOME=/home/user PATH=/usr/local/go/bin:/usr/bin:/bin LANG=C.UTF-8 \
+        chroot --userspec=1000:1000 "$root" env -i HOME=/user PATH=/usr/local/go/bin:/usr/bin:/bin LANG=C.UTF-8 \
             VERSION="$VERSION" PLATFORM="$PLATFORM" TMPDIR=/tmp bash -eu -o pipefail "/test/$LANGUAGE_NAME.sh"
     ' </dev/null
     local code=$?

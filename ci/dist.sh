@@ -122,12 +122,12 @@ unzip_list() { python3 -c 'import sys, zipfile; print("\n".join(zipfile.ZipFile(
 
 # ---- Node, C#: their own scripts know how -------------------------------------------------------------------------------
 
-# Called as SCRIPT FOLDER PLATFORM...; what they pack lies in target/portable/PLATFORM.
+# Called as SCRIPT FOLDER PLATFORM...; MACHNET_PORTABLE names the folder that has machnet and libmachnet.so in a folder per platform.
 by_script() {
     local kind="$1" script="ci/dist-$1.sh" file
     [ -x "$script" ] || { skipped "$kind: there is no $script yet" && return; }
     rm -rf "${out:?}/$kind" && mkdir -p "$out/$kind"
-    "$script" "$out/$kind" "${possible[@]}" || return
+    MACHNET_PORTABLE="$portable" "$script" "$out/$kind" "${possible[@]}" || return
     for file in "$out/$kind"/*; do
         [ -e "$file" ] || continue
         ci/glibc.sh --if-any "$file" >"$work/glibc.log" || { cat "$work/glibc.log" && return 1; }
