@@ -111,8 +111,8 @@ fi
 
 build build csharp/tests/Machnet.Tests.csproj
 build build csharp/examples/Echo/Echo.csproj
-run_tests() { run_dotnet "$work/build/bin/Machnet.Tests/Release/netcoreapp3.1/Machnet.Tests.dll" "$@"; }
-run_tests "$@"
+ci/layout.sh >"$work/layout"
+LAYOUT_TABLE="$work/layout" run_dotnet "$work/build/bin/Machnet.Tests/Release/netcoreapp3.1/Machnet.Tests.dll" "$@"
 [ $# = 0 ] || exit 0
 
 # ---- packages, and a project outside ------------------------------------------------------------------------------------
@@ -122,6 +122,10 @@ rm -rf "$work/build/packages"
 for project in Machnet.Native Machnet Machnet.Tool; do
     build pack "csharp/$project/$project.csproj"
 done
+# The agent of the conformance suite, from the packages; ci/conformance/agents/csharp starts it. Packages of the same version are new each time.
+rm -rf "$work/nuget-built" "$work/agent"
+NUGET_PACKAGES="$work/nuget-built" build build csharp/conformance/Agent.csproj "-p:RestoreSources=$work/build/packages" -o "$work/agent"
+echo "$dotnet_dir" >"$work/dotnet"
 
 outside="$(mktemp -d)"
 sidecar=''
