@@ -1,12 +1,27 @@
 #!/usr/bin/env bash
-# Packs the NuGet packages: Machnet, Machnet.Native with the library of each platform, Machnet.Tool with the sidecars.
-#   ci/dist-csharp.sh FOLDER PLATFORM...     PLATFORM is x86_64 or aarch64; called by ci/dist.sh, after ci/portable.sh
+# The packages of a release for .NET, as ci/dist.sh asks for them:
+#
+#   MACHNET_PORTABLE=FOLDER ci/dist-csharp.sh OUT PLATFORM...
+#
+# Machnet, Machnet.Native with the library of every platform, and Machnet.Tool with the sidecar of every platform.
 set -euo pipefail
 cd "$(dirname "$0")/.."
-[ $# -ge 2 ] || { sed -n '2,/^set /{/^# \?/!d; s/^# \?//; p}' ci/dist-csharp.sh && exit 2; }
-[ -x ci/csharp.sh ] || { echo "SKIPPED dist: csharp: there is no csharp/ yet" && exit 0; }
-case " ${*:2} " in
-    *' x86_64 '*) ;;
-    *) echo "SKIPPED dist: csharp: the packages are made for x86_64, or for that and aarch64" && exit 0 ;;
-esac
-ci/csharp.sh --pack "$(realpath "$1")" "${@:2}" | sed 's/^SKIPPED /SKIPPED dist: /'
+. ci/common.sh
+
+out="$1"
+shift
+work="$(mkdir -p "$target_dir/csharp-dist" && cd "$target_dir/csharp-dist" && pwd)"
+. ci/dotnet.sh
+fetch_dotnet || { echo "SKIPPED dist: csharp: $dotnet_reason" && exit 0; }
+
+rm -rf "$work/native"
+for platform in "$@"; do
+    case "$platform" in
+        x86_64) folder="$work/native/linux-x64" ;;
+        aarch64) folder="$work/native/linux-arm64" ;;
+        *) echo "ci/dist-csharp.sh: there is no platform '$platform'" >&2 && exit 2 ;;
+    esac
+    mkdir -p "$folder"
+    install -m 0755 "$MACHNET_PORTABLE/$platform/machnet" "$MACHNET_PORTABLE/$platform/libmachnet.so" "$folder/"
+done
+pack "$out"

@@ -59,7 +59,16 @@ build_go() {
 
 build_node() { skip "node: it has no client yet" || true; }
 
-build_csharp() { skip "csharp: it has no client yet" || true; }
+# With the SDK that ci/csharp.sh fetches.
+build_csharp() {
+    local work
+    work="$(mkdir -p "$target_dir/sdk-csharp/native/linux-x64" && cd "$target_dir/sdk-csharp" && pwd)"
+    . ci/dotnet.sh
+    fetch_dotnet || skip "csharp: $dotnet_reason" || return 0
+    cp "$release/libmachnet.so" "$work/native/linux-x64/"
+    build build benches/sdk/csharp/Client.csproj -o "$work/client"
+    starter csharp env DOTNET_SYSTEM_GLOBALIZATION_INVARIANT=1 DOTNET_CLI_TELEMETRY_OPTOUT=1 "$dotnet_dir/dotnet" "$work/client/Client.dll"
+}
 
 [ -e "$library" ] || { echo "there is no $library: run \"make build\" first" >&2 && exit 1; }
 [ $# -gt 0 ] || set -- c python go node csharp

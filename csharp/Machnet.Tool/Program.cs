@@ -11,12 +11,19 @@ namespace Machnet.Tool
 
         private static int Main(string[] arguments)
         {
-            string? binary = Binary();
-            if (binary == null)
+            string platform = RuntimeInformation.OSDescription + " on " + RuntimeInformation.ProcessArchitecture;
+            string folder = RuntimeInformation.ProcessArchitecture == Architecture.X64 ? "linux-x64" : "linux-arm64";
+            string binary = Path.Combine(AppContext.BaseDirectory, folder, "machnet");
+            if (!RuntimeInformation.IsOSPlatform(OSPlatform.Linux))
             {
                 Console.Error.WriteLine(
-                    "dotnet machnet: the package has no sidecar for " + RuntimeInformation.OSDescription + " on " + RuntimeInformation.ProcessArchitecture +
-                    ", only for Linux on x64 and arm64; run it in a Linux container or virtual machine, or build it from Machnet's sources");
+                    "dotnet machnet: the sidecar runs on Linux, and this is " + platform + "; run it in a Linux container, a virtual machine or WSL 2");
+                return 1;
+            }
+            if (!File.Exists(binary))
+            {
+                Console.Error.WriteLine(
+                    "dotnet machnet: the package has no sidecar for " + platform + "; build it from Machnet's sources: make install");
                 return 1;
             }
             // Packages do not keep the right to run a file.
@@ -27,20 +34,6 @@ namespace Machnet.Tool
             execv(binary, all);
             Console.Error.WriteLine("dotnet machnet: " + binary + " cannot be run: errno " + Marshal.GetLastWin32Error());
             return 1;
-        }
-
-        /// <summary>The binary for this machine; null if the package has none.</summary>
-        private static string? Binary()
-        {
-            if (!RuntimeInformation.IsOSPlatform(OSPlatform.Linux)) return null;
-            string? name = RuntimeInformation.ProcessArchitecture switch
-            {
-                Architecture.X64 => "machnet",
-                Architecture.Arm64 => Path.Combine("linux-arm64", "machnet"),
-                _ => null,
-            };
-            string? path = name == null ? null : Path.Combine(AppContext.BaseDirectory, name);
-            return File.Exists(path) ? path : null;
         }
 
         [DllImport("libc", SetLastError = true)]
