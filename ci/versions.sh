@@ -17,8 +17,8 @@ from pathlib import Path
 
 NUMBER = r"(\d+\.\d+\.\d+(?:-[0-9A-Za-z.]+)?)"
 
-# What takes its version from the workspace by itself is not here: the crates, the wheels (from python/Cargo.toml), the NuGet
-# packages, pkg-config and CMake files, `machnet --version`, machnet_version().
+# What takes its version from the workspace by itself is not here: the crates, the wheels (from python/Cargo.toml), pkg-config and
+# CMake files, `machnet --version`, machnet_version().
 PLACES = [
     # Python: pyproject.toml takes it from here.
     ("python/Cargo.toml", rf'(?m)^name = "machnet-python"\n(?:.*\n)*?version = "{NUMBER}"'),
@@ -33,6 +33,8 @@ PLACES = [
     ("node/Cargo.toml", rf'(?m)^version = "{NUMBER}"'),
     ("node/Cargo.lock", rf'name = "machnet-node"\nversion = "{NUMBER}"'),
     ("node/Cargo.lock", rf'name = "machnet-client"\nversion = "{NUMBER}"'),
+    # C#.
+    ("csharp/Directory.Build.props", rf"<Version>{NUMBER}</Version>"),
 ]
 
 # Files with a version of their own that nothing else may have: globs, and a pattern that stands for any version of Machnet.
