@@ -120,7 +120,7 @@ make_layer() {
 lines_of() { awk -v start="\`\`\`$2" '$0 == start { on = 1; next } on && /^```$/ { exit } on' "$1"; }
 
 run() {
-    local language="$1" inside
+    local language="$1" inside file
     inside="$(mktemp -d)"
     # What the test reads beside the package: its own lines, and those of the READMEs.
     mkdir "$inside/test"
@@ -132,6 +132,9 @@ run() {
         node) lines_of node/README.md js >"$inside/test/lines.mjs" ;;
         csharp) lines_of csharp/README.md 'csharp ten-lines' >"$inside/test/lines.cs" ;;
     esac
+    for file in "$inside"/test/client.c "$inside"/test/lines.*; do
+        [ ! -e "$file" ] || [ -s "$file" ] || { echo "the README of $language has no lines to run" && return 1; }
+    done
     # shellcheck disable=SC2016
     INSIDE="$inside" LOWER="$roots/$suite-$language/upper:$roots/$suite" DIST="$dist" LENT="$2" CACHE="$roots/cache-$language" \
         LANGUAGE_NAME="$language" VERSION="$version" PLATFORM="$platform" timeout --kill-after=5 240 \

@@ -40,7 +40,6 @@ PLACES = [
 # Files with a version of their own that nothing else may have: globs, and a pattern that stands for any version of Machnet.
 EVERYWHERE = [
     # Go: the modules of the platforms come with the module.
-    ("go/go.mod", rf"/go/platform/linux_\w+ v{NUMBER}"),
     ("*/**/go.mod", rf"/go/platform/linux_\w+ v{NUMBER}"),
     ("CHANGELOG.md", rf"(?m)^## \[?(?:v)?{NUMBER}\]?"),
     ("node/npm/*/package.json", rf'(?m)^  "version": "{NUMBER}"'),
