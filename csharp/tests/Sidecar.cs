@@ -28,11 +28,19 @@ namespace Machnet.Tests
             folder = Path.Combine(Path.GetTempPath(), "machnet-cs-" + Path.GetRandomFileName());
             Directory.CreateDirectory(folder);
             Socket = Path.Combine(folder, "machnet.sock");
-            var start = new ProcessStartInfo(Environment.GetEnvironmentVariable("MACHNET") ?? "machnet")
+            string binary = Environment.GetEnvironmentVariable("MACHNET") ?? "machnet";
+            // However this process ends, its sidecars do, too.
+            bool isTied = File.Exists("/usr/bin/setpriv");
+            var start = new ProcessStartInfo(isTied ? "/usr/bin/setpriv" : binary)
             {
                 RedirectStandardOutput = true,
                 UseShellExecute = false,
             };
+            if (isTied)
+            {
+                start.ArgumentList.Add("--pdeathsig=KILL");
+                start.ArgumentList.Add(binary);
+            }
             foreach (string argument in new[]
             {
                 "up", "--no-config", "--socket", Socket, "--address", address, "--udp-port", port.ToString(), "--log-level", "warn",
