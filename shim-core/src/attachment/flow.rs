@@ -490,6 +490,13 @@ impl Lent {
         self.shared.wait(None, interest, |core| would_block(core.try_send_room(id, room)))
     }
 
+    /// As [`Self::send`], without waiting.
+    pub(crate) fn try_send(&self, room: &mut Option<Room>) -> Result<()> {
+        let id = self.id;
+        let sent = self.shared.attempt(Wants::Send(id), |core| would_block(core.try_send_room(id, room)))?;
+        sent.ok_or(Error::WouldBlock)
+    }
+
     /// Takes back what was not sent.
     pub(crate) fn give_back(&self, room: Room) {
         // In a forked child it is the parent's.
