@@ -3,7 +3,8 @@
 //! In event mode each call that finds nothing leaves things so that a plain epoll loop misses nothing: either the descriptor
 //! is readable, or nothing has come since that anybody waits for. One descriptor serves many flows, and a call for one may
 //! take from the rings what another was told is not there. That is *news*: the descriptor stays readable until the other
-//! one has asked, or until somebody was told of nothing twice, so that a whole round of the loop has passed it by.
+//! one has asked, or until somebody was told of nothing twice, so that a whole round of the loop has passed it by. A loop that
+//! also calls between its rounds says where a round begins; then news stay for a whole one, whatever is told.
 
 use super::{Core, FlowId};
 use crate::error::Result;
@@ -55,11 +56,13 @@ pub(crate) struct News {
     clock: u64,
     /// Counts how often the news were given up, so that nobody has to be visited then.
     period: u64,
+    /// When the present round of the loop began; 0: it does not say.
+    round: u64,
 }
 
 impl Default for News {
     fn default() -> Self {
-        Self { count: 0, latest: 0, clock: 0, period: 1 }
+        Self { count: 0, latest: 0, clock: 0, period: 1, round: 0 }
     }
 }
 
@@ -94,11 +97,24 @@ impl News {
         let again = told.since > self.latest;
         self.clock += 1;
         told.since = self.clock;
-        if self.count > 0 && again {
-            self.count = 0;
-            self.period += 1;
+        if self.count > 0 && again && self.round == 0 {
+            self.give_up();
         }
         self.count > 0
+    }
+
+    /// A round of the loop begins. What was there when the last one did concerns nobody who waits.
+    fn begin_round(&mut self) {
+        if self.count > 0 && self.latest <= self.round {
+            self.give_up();
+        }
+        self.clock += 1;
+        self.round = self.clock;
+    }
+
+    fn give_up(&mut self) {
+        self.count = 0;
+        self.period += 1;
     }
 }
 
@@ -139,6 +155,11 @@ impl Core {
             self.sleeper.arm(&*self.ours, REASON_ANY);
             self.poll();
         }
+    }
+
+    /// The application's loop begins a round, in which everything is asked for that is waited for.
+    pub(crate) fn begin_round(&mut self) {
+        self.news.begin_round();
     }
 
     /// A call that does not wait, as event mode wants it.
