@@ -36,9 +36,8 @@ function make(code, message, details) {
 
 /** What the native half threw, as the program is to see it. */
 function fromNative(thrown) {
-  if (thrown instanceof Error || typeof thrown !== 'object' || thrown === null) return thrown;
   const { code, errno, message, ...details } = thrown;
-  return make(code, message, details);
+  return errno === undefined ? thrown : make(code, message, details);
 }
 
 /** A call of the native half. */

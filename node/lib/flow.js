@@ -10,6 +10,14 @@ const { Line, milliseconds } = require('./waiting.js');
 /** Messages that `receiveMany` takes at most, if it is not told. */
 const MANY = 64;
 
+/** The bytes of many messages. */
+function listOf(messages) {
+  if (typeof messages !== 'object' || typeof messages?.[Symbol.iterator] !== 'function') {
+    throw invalid('messages are an array, or something else to iterate over');
+  }
+  return Array.from(messages, bytesOf);
+}
+
 /** The promise of a send that found room at once. */
 const DONE = Promise.resolve();
 
@@ -93,7 +101,7 @@ class Flow {
   }
 
   trySendMany(messages) {
-    return this.#trySendMany(Array.from(messages, bytesOf), 0);
+    return this.#trySendMany(listOf(messages), 0);
   }
 
   #trySendMany(list, from) {
@@ -105,7 +113,7 @@ class Flow {
   }
 
   async sendMany(messages, options) {
-    const list = Array.from(messages, bytesOf);
+    const list = listOf(messages);
     let sent = 0;
     const sendRest = () => {
       sent += this.#trySendMany(list, sent);

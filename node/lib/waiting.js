@@ -30,15 +30,31 @@ class Waiter {
     this.attempt = attempt;
     this.resolve = resolve;
     this.reject = reject;
+    this.giveUp = undefined;
     this.timer = undefined;
-    this.signal = undefined;
-    this.onAbort = undefined;
+    this.signalled = undefined;
   }
 
   end() {
     if (this.timer !== undefined) clearTimeout(this.timer);
-    if (this.signal !== undefined) this.signal.removeEventListener('abort', this.onAbort);
+    this.signalled?.delete(this);
   }
+}
+
+/** Those who wait with each signal. It has one listener of ours, however many they are, as long as it lives. */
+const signalled = new WeakMap();
+
+function waitersWith(signal) {
+  let waiters = signalled.get(signal);
+  if (waiters === undefined) {
+    waiters = new Set();
+    signalled.set(signal, waiters);
+    const giveUp = () => {
+      for (const waiter of waiters) waiter.giveUp(signal.reason);
+    };
+    signal.addEventListener('abort', giveUp, { once: true });
+  }
+  return waiters;
 }
 
 /**
@@ -103,15 +119,15 @@ class Line {
   #join(attempt, timeout, signal, isTurnOver) {
     return new Promise((resolve, reject) => {
       const waiter = new Waiter(attempt, resolve, reject);
+      if (timeout !== undefined || signal !== undefined) waiter.giveUp = (reason) => this.#giveUp(waiter, reason);
       if (timeout !== undefined && timeout <= MOST_MS) {
-        waiter.timer = setTimeout(() => this.#giveUp(waiter, timedOut()), timeout);
+        waiter.timer = setTimeout(() => waiter.giveUp(timedOut()), timeout);
         // The channel keeps the program alive while it waits, if it is to.
         waiter.timer.unref();
       }
       if (signal !== undefined) {
-        waiter.signal = signal;
-        waiter.onAbort = () => this.#giveUp(waiter, signal.reason);
-        signal.addEventListener('abort', waiter.onAbort, { once: true });
+        waiter.signalled = waitersWith(signal);
+        waiter.signalled.add(waiter);
       }
       this.#waiters.add(waiter);
       this.#doorbell.await(this);
@@ -218,6 +234,7 @@ class Doorbell {
   /** The doorbell rang, or something happened on this side: all who wait look. */
   ring() {
     this.#calls = 0;
+    native.beginRound(this.#number);
     for (const line of this.#lines) line.look();
   }
 

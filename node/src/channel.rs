@@ -180,7 +180,7 @@ impl Channel {
     #[napi]
     pub fn open_watch(&self, env: &Env, callback: Unknown<'_>) -> Result<Watch> {
         let descriptor = self.inner.event_fd().or_throw(env)?.try_clone_to_owned();
-        Watch::new(env, descriptor.map_err(Error::Io).or_throw(env)?, &callback)
+        Watch::new(env, self.inner.clone(), descriptor.map_err(Error::Io).or_throw(env)?, &callback)
     }
 
     /// What the channel is.

@@ -1,4 +1,4 @@
-//! From the error table of `machnet-client` to plain objects, of which `lib/errors.js` makes a `MachnetError`.
+//! From the error table of `machnet-client` to JavaScript's errors, of which `lib/errors.js` makes a `MachnetError`.
 
 use machnet_client::Error;
 use napi::bindgen_prelude::{JsObjectValue, Object, Result};
@@ -28,13 +28,12 @@ impl<T> OrThrow<T> for std::result::Result<T, Error> {
     }
 }
 
-/// The object that is thrown for an error.
+/// The error of JavaScript. napi-rs throws it as it is only if it is an `Error`.
 #[cold]
 fn describe(env: &Env, error: &Error) -> Result<napi::Error> {
-    let mut described = Object::new(env)?;
+    let mut described = env.create_error(napi::Error::from_reason(error.to_string()))?;
     described.set_named_property("code", error.name())?;
     described.set_named_property("errno", error.code())?;
-    described.set_named_property("message", error.to_string())?;
     match error {
         Error::Reset { reason, unacknowledged } => {
             described.set_named_property("reason", reason.to_string())?;
