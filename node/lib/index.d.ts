@@ -256,8 +256,8 @@ export class Loan {
 }
 
 /**
- * A byte stream over a flow, from {@link Flow.duplex}, with half-close: `end()` ends one direction. `destroy(error)` resets the flow. It
- * has those members of `net.Socket` that HTTP clients and servers use.
+ * A byte stream over a flow, from {@link Flow.duplex}, with half-close: `end()` ends one direction. `destroy` closes in order, unless that
+ * cuts off what was written: then it resets the flow. It has those members of `net.Socket` that HTTP clients and servers use.
  */
 export class FlowStream extends Duplex {
   private constructor();

@@ -105,8 +105,10 @@ class FlowStream extends Duplex {
     this.#reading.abandon();
     this.#writing.abandon();
     let failed = error;
+    // As net.Socket it closes in order. But a peer must not take what is cut off for the whole.
+    const isCutOff = this.writableLength > 0;
     try {
-      this.#call(() => (error ? native.resetStream(this.#number) : native.closeStream(this.#number)));
+      this.#call(() => (isCutOff ? native.resetStream(this.#number) : native.closeStream(this.#number)));
     } catch (closing) {
       failed ??= closing;
     }
