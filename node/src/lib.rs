@@ -18,6 +18,9 @@ mod wait;
 
 use napi::bindgen_prelude::{Object, Result};
 use napi_derive::napi;
+use std::convert::Infallible;
+use std::io;
+use std::os::fd::AsFd;
 use std::os::unix::process::CommandExt;
 use std::process::Command;
 
@@ -39,5 +42,16 @@ pub fn version() -> &'static str {
 /// Becomes another program. Comes back only with an error, in words.
 #[napi]
 pub fn become_program(path: String, arguments: Vec<String>) -> String {
-    Command::new(path).args(arguments).exec().to_string()
+    fn attempt(path: String, arguments: Vec<String>) -> io::Result<Infallible> {
+        // Node marks its standard descriptors to be closed in other programs; a duplicate put in their place is not.
+        let command = &mut Command::new(path);
+        command.args(arguments);
+        command.stdin(io::stdin().as_fd().try_clone_to_owned()?);
+        command.stdout(io::stdout().as_fd().try_clone_to_owned()?);
+        command.stderr(io::stderr().as_fd().try_clone_to_owned()?);
+        Err(command.exec())
+    }
+    match attempt(path, arguments) {
+        Err(error) => error.to_string(),
+    }
 }
