@@ -25,7 +25,7 @@ mkdir -p "$logs"
 # Always --workspace, never -p: cargo chooses the features of dependencies by what it is asked to build, so that one package
 # alone would be built a second time, with everything below it.
 
-steps=(setup scripts fmt versions clippy docs deny tests doctests c-header loom hostile sim release dist python go csharp conformance clean-root qemu instructions)
+steps=(setup scripts fmt versions clippy docs deny tests doctests c-header loom hostile sim release dist python node go csharp conformance clean-root qemu instructions)
 
 step_setup() { ci/setup.sh; }
 
@@ -128,6 +128,14 @@ step_python() {
     [ -z "$reason" ] || skip "$reason"
 }
 
+# After the release build, whose sidecar the packages bring.
+step_node() {
+    local reason
+    run_script ci/node.sh | tee "$logs/node.out" || return 1
+    reason="$(sed -n 's/^SKIPPED //p' "$logs/node.out" | head -1)"
+    [ -z "$reason" ] || skip "$reason"
+}
+
 # After the release build, whose library it links.
 step_go() {
     command -v go >/dev/null 2>&1 || { skip "Go is not installed" && return; }
@@ -168,7 +176,7 @@ step_instructions() {
 limit_of() {
     case "$1" in
         setup | tests | sim | release | dist) echo 1500 ;;
-        clippy | docs | doctests | loom | hostile | python | csharp | conformance | clean-root | qemu) echo 900 ;;
+        clippy | docs | doctests | loom | hostile | python | node | csharp | conformance | clean-root | qemu) echo 900 ;;
         *) echo 300 ;;
     esac
 }

@@ -230,6 +230,19 @@ impl Attachment {
         })
     }
 
+    /// For an event loop that also makes calls between its rounds: the descriptor was readable, and now it asks for everything
+    /// that it waits for. Without this, two calls that find nothing pass for two rounds, and the descriptor may not stay
+    /// readable for what they took from the rings for others.
+    ///
+    /// # Errors
+    /// [`Error::Forked`].
+    pub fn begin_round(&self) -> Result<()> {
+        self.shared.with(|core| {
+            core.begin_round();
+            Ok(())
+        })
+    }
+
     /// The next message of any channel-mode flow, in order of arrival.
     ///
     /// # Errors
