@@ -83,7 +83,8 @@ required="$(awk '/^require \(/ { on = 1; next } /^\)/ { on = 0 } on { print $1 }
     grep -v "^$module/platform/" || true)"
 [ -z "$required" ] || { printf 'the library has dependencies:\n%s\n' "$required" && exit 1; }
 # Never from a cache, which does not know when the sidecar changed.
-(cd go && go vet ./... && GODEBUG=cgocheck=1 go test -count=1 -race -timeout 200s ./...)
+ci/layout.sh >"$target/go-layout"
+(cd go && go vet ./... && LAYOUT_TABLE="$target/go-layout" GODEBUG=cgocheck=1 go test -count=1 -race -timeout 200s ./...)
 
 # Elsewhere it compiles, and says at Attach what is possible there.
 for other in darwin/arm64 windows/amd64 freebsd/amd64 linux/riscv64; do
