@@ -27,12 +27,14 @@ describe('documents', { timeout: 10 * LONG }, () => {
 
   const node = (...args) => run(process.execPath, args, { env: environment, cwd: __dirname, timeout: 6 * LONG });
 
-  test('the lines of the README run, imported and required', async () => {
-    const [, lines] = /```js\n(import .*?)```/s.exec(fs.readFileSync(path.join(home, 'README.md'), 'utf8'));
-    const expected = `question from ${sidecar.host}\nanswer to question\n`;
-    assert.equal((await node('--input-type=module', '-e', lines)).stdout, expected);
-    const required = lines.replace(/^import \{ attach \} from 'machnet';/, "const { attach } = require('machnet'); (async () => {");
-    assert.equal((await node('-e', `${required}})();`)).stdout, expected);
+  test('the lines of both READMEs run, imported and required', async () => {
+    for (const folder of [home, path.dirname(home)]) {
+      const [, lines] = /```js[^\n]*\n(import .*?)```/s.exec(fs.readFileSync(path.join(folder, 'README.md'), 'utf8'));
+      const expected = `question from ${sidecar.host}\nanswer to question\n`;
+      assert.equal((await node('--input-type=module', '-e', lines)).stdout, expected);
+      const required = lines.replace(/^import \{ attach \} from 'machnet';/, "const { attach } = require('machnet'); (async () => {");
+      assert.equal((await node('-e', `${required}})();`)).stdout, expected);
+    }
   });
 
   test('the examples talk to each other', async () => {
