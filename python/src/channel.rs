@@ -158,7 +158,7 @@ pub(crate) struct Arrival {
     /// The flow's own end, as (host, port).
     local: (String, u16),
     /// The message.
-    message: Py<Message>,
+    message: Py<PyAny>,
 }
 
 impl Arrival {
@@ -167,7 +167,7 @@ impl Arrival {
             flow: arrival.flow.handle(),
             peer: address::show(arrival.peer),
             local: address::show(arrival.local),
-            message: Py::new(py, Message::new(arrival.message))?,
+            message: Message::new(arrival.message).into_pyobject(py)?.unbind(),
         })
     }
 }
