@@ -323,21 +323,3 @@ def test_channel_mode_has_one_queue_and_answers_by_number(sidecar: Sidecar, othe
             listener.close()
 
     run(test())
-
-
-def test_connects_wait_for_a_place_in_the_ring(sidecar: Sidecar) -> None:
-    async def test() -> None:
-        async with await machnet.aio.attach(sidecar.socket, send_slots=16, max_flows=2048) as channel:
-            async with await channel.listen("0.0.0.0:0", 1024) as listener:
-
-                async def accept_all() -> None:
-                    for _ in range(300):
-                        await listener.accept()
-
-                accepting = asyncio.create_task(accept_all())
-                # All at once: no turn of the loop, and so of the sidecar, between them.
-                flows = await asyncio.gather(*(channel.connect(listener.address) for _ in range(300)))
-                await accepting
-                assert len({flow.local for flow in flows}) == 300
-
-    run(test())
