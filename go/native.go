@@ -252,6 +252,9 @@ func duplicate(fd uintptr) (uintptr, error) {
 	return own, nil
 }
 
+// yieldProcessor lets another thread run on this processor, if one waits for it.
+func yieldProcessor() { syscall.RawSyscall(syscall.SYS_SCHED_YIELD, 0, 0, 0) }
+
 // look tells of a descriptor, without waiting, whether it is readable and whether the other end is gone.
 func look(fd uintptr) (readable, gone bool) {
 	seen := C.mn_look(C.int(fd))

@@ -3,7 +3,6 @@ package machnet
 import (
 	"runtime"
 	"sync/atomic"
-	"syscall"
 	"time"
 )
 
@@ -82,7 +81,7 @@ func (s *spinner) run(try func() bool) bool {
 			return false
 		}
 		if singleProcessor || spent-yielded >= yieldTime {
-			syscall.RawSyscall(syscall.SYS_SCHED_YIELD, 0, 0, 0)
+			yieldProcessor()
 			yielded = time.Since(began)
 			if yielded-spent > othersTime {
 				return false
