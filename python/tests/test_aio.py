@@ -274,7 +274,7 @@ def test_a_ring_costs_looks_of_the_flow_with_news_and_of_no_idle_one(sidecar: Si
                 looks += 1
                 return take(inbox)
 
-            machnet.aio._Inbox._check = counted  # type: ignore[method-assign]
+            machnet.aio._Inbox._check = counted  # type: ignore[method-assign,assignment]
             try:
                 for number in range(rounds):
                     receiving = asyncio.create_task(theirs.recv())

@@ -201,7 +201,8 @@ def test_the_sizes_of_a_channel_are_chosen_and_told(sidecar: Sidecar) -> None:
         "send_slots": 64, "receive_slots": 256, "tx_buffers": 100, "rx_buffers": 200, "buffer_bytes": 4096,
         "max_flows": 7, "flow_credit": 32,
     }  # fmt: skip
-    with machnet.attach(sidecar.socket, **chosen) as channel, channel.listen("0.0.0.0:0") as listener:
+    channel = machnet.attach(sidecar.socket, **chosen)  # type: ignore[arg-type]
+    with channel, channel.listen("0.0.0.0:0") as listener:
         assert {name: getattr(channel.info, name) for name in chosen} == chosen
         flows = []
         with pytest.raises(errors.MachnetError):
