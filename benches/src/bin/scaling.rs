@@ -16,8 +16,9 @@ const WINDOW: usize = 32;
 /// Virtual time before something is measured: every flow has found its ports.
 const WARM_UP: Duration = Duration::from_millis(20);
 const SPAN: Duration = Duration::from_millis(50);
-/// Requests of each engine whose instructions are counted.
+/// Requests of each engine whose instructions are counted, and the virtual time before: under valgrind everything is slow.
 const COUNTED: u64 = 3_200;
+const COUNTED_WARM_UP: Duration = Duration::from_millis(3);
 
 fn main() -> io::Result<()> {
     if let Some((_, arguments)) = roles::role() {
@@ -120,7 +121,7 @@ fn stage_engine(worker: &mut Worker<MemoryDriver>, now: Instant) -> usize {
 fn count(engines: usize) {
     let costs = Costs { cycle_ns: 200, datagram_ns: 200 };
     let mut fabric = connected(engines);
-    fabric.run(costs, WARM_UP);
+    fabric.run(costs, COUNTED_WARM_UP);
     let answers = |fabric: &Fabric| fabric.clients.iter().map(|client| client.done).sum::<u64>();
     let end = answers(&fabric) + COUNTED * u64::try_from(engines).unwrap_or(1);
     while answers(&fabric) < end {

@@ -11,6 +11,9 @@ use crate::proto::{Datagram, Handling};
 use std::io;
 use std::net::SocketAddr;
 
+/// No further parcel is taken in a cycle that delivered so many bytes of messages: what comes in else would wait long.
+const PARCEL_BURST_BYTES: usize = 512 << 10;
+
 impl<D: Driver> Worker<D> {
     /// Makes this engine one of several.
     pub fn join(&mut self, mut neighbours: Neighbours) -> io::Result<()> {
@@ -26,16 +29,28 @@ impl<D: Driver> Worker<D> {
         let engines = neighbours.engines();
         neighbours.collect();
         let mut work = self.receive_handed_over(now);
-        for from in 0..engines {
+        self.first_neighbour = (self.first_neighbour + 1) % engines;
+        let mut bytes = 0;
+        for offset in 0..engines {
+            let from = (self.first_neighbour + offset) % engines;
             let mut taken = 0;
             while let Some(parcel) = self.host.neighbours.as_ref().and_then(|n| n.next_parcel(from, taken)) {
                 taken += 1;
-                if let Parcel::Open { port, .. } = parcel {
-                    self.notice_accepts(now, port);
+                match &parcel {
+                    Parcel::Open { port, .. } => self.notice_accepts(now, *port),
+                    Parcel::Message { message, .. } => bytes += message.len() as usize,
+                    _ => {}
                 }
                 self.host.handle_parcel(u8::try_from(from).unwrap_or(u8::MAX), parcel);
+                if bytes >= PARCEL_BURST_BYTES {
+                    break;
+                }
             }
             work += taken;
+            if bytes >= PARCEL_BURST_BYTES {
+                self.look_at_neighbours_again();
+                break;
+            }
         }
         self.host.ship_stalled();
         if let Some(neighbours) = &mut self.host.neighbours {
@@ -54,12 +69,16 @@ impl<D: Driver> Worker<D> {
                 host.on_event(event);
             }
         });
-        if taken == RECEIVE_BURST
-            && let Some(neighbours) = &host.neighbours
-        {
-            neighbours.look_again();
+        if taken == RECEIVE_BURST {
+            self.look_at_neighbours_again();
         }
         taken
+    }
+
+    fn look_at_neighbours_again(&self) {
+        if let Some(neighbours) = &self.host.neighbours {
+            neighbours.look_again();
+        }
     }
 }
 

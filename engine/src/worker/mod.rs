@@ -66,6 +66,8 @@ pub struct Worker<D> {
     epoll: Epoll,
     /// Datagrams that landed at other engines.
     inbox: Option<Inbox>,
+    /// The neighbour whose parcels are taken first in this cycle.
+    first_neighbour: usize,
     /// The processor that the thread is kept on.
     cpu: Option<u32>,
     /// When armed tenants' bells and the backlog are looked at next while the engine is busy.
@@ -110,6 +112,7 @@ impl<D: Driver> Worker<D> {
             notices,
             epoll,
             inbox: None,
+            first_neighbour: 0,
             cpu: None,
             next_look: Instant::ZERO,
             next_question: Instant::ZERO,
