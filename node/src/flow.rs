@@ -49,6 +49,7 @@ fn with<T>(
 pub(crate) fn define(exports: &mut Object<'_>) -> Result<()> {
     sys::define(exports, "trySend", try_send)?;
     sys::define(exports, "trySendMany", try_send_many)?;
+    sys::define(exports, "trySendPacked", try_send_packed)?;
     sys::define(exports, "tryReceive", try_receive)?;
     sys::define(exports, "tryReceiveInto", try_receive_into)?;
     sys::define(exports, "tryReceiveMany", try_receive_many)
@@ -68,7 +69,26 @@ fn try_send(arguments: &mut Arguments<'_>) -> Result<i32> {
 fn try_send_many(arguments: &mut Arguments<'_>) -> Result<i32> {
     let number = arguments.number(0)?;
     let messages = arguments.list(1, arguments.number(2)?)?;
-    match with(number, |flow| flow.try_send_many(&messages)) {
+    how_many_sent(arguments, with(number, |flow| flow.try_send_many(&messages)))
+}
+
+/// `trySendPacked(number, buffer, lengths, count)`: as `trySendMany`, of messages that lie one behind the other in the buffer.
+fn try_send_packed(arguments: &mut Arguments<'_>) -> Result<i32> {
+    let (number, count) = (arguments.number(0)?, arguments.number(3)? as usize);
+    let (buffer, lengths) = arguments.bytes_and_words(1, 2)?;
+    let mut rest: &[u8] = buffer;
+    let mut messages = Vec::with_capacity(count.min(MOST_AT_ONCE));
+    for &length in lengths.iter().take(count) {
+        let Some((message, behind)) = rest.split_at_checked(length as usize) else { break };
+        messages.push(message);
+        rest = behind;
+    }
+    let sent = with(number, |flow| flow.try_send_many(&messages));
+    how_many_sent(arguments, sent)
+}
+
+fn how_many_sent(arguments: &Arguments<'_>, sent: std::result::Result<usize, Error>) -> Result<i32> {
+    match sent {
         Ok(sent) => Ok(as_answer(sent)),
         Err(Error::WouldBlock) => Ok(0),
         Err(error) => Err(error).or_throw(arguments.env()),
