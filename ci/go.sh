@@ -156,6 +156,10 @@ server=$!
 exec 4<>"$work/server.out"
 wait_for '^listening on' "$work/server.out"
 MACHNET_SOCKET="$work/machnet.sock" timeout 60 "$work/outside/echo" client 127.0.0.1:7000
+# With the tag for an installed library, the command becomes the installed one, and never itself.
+(cd go && go build -tags machnet_pkgconfig -o "$work/by-tag/machnet" ./cmd/machnet)
+by_tag="$(PATH="$work/by-tag:${MACHNET%/*}:$PATH" "$work/by-tag/machnet" --version)"
+[ "$by_tag" = "$("$MACHNET" --version)" ] || { echo "cmd/machnet with the tag machnet_pkgconfig said: $by_tag" && exit 1; }
 [ "$(readlink "/proc/$sidecar/exe")" = "$(echo "$work"/cache/machnet/bin/machnet-*)" ] || { echo "$sidecar is not the sidecar" && exit 1; }
 kill "$server"
 wait "$server" || true

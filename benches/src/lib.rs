@@ -10,6 +10,7 @@ pub mod callgrind;
 pub mod command;
 pub mod cpu;
 pub mod echo;
+pub mod fabric;
 pub mod floor;
 pub mod hand_over;
 pub mod own_peer;

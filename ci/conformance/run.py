@@ -24,8 +24,8 @@ SCENARIOS = Path(__file__).resolve().parent / "scenarios"
 LANGUAGES = ["rust", "c", "python", "node", "go", "csharp"]
 """Those of the matrix's 36 pairs."""
 
-VARIANTS = ["rust-tokio", "python-asyncio", "csharp-blocking"]
-"""Further APIs of those languages, with agents of their own."""
+VARIANTS = sorted(path.name for path in LAUNCHERS.iterdir() if path.name not in LANGUAGES)
+"""Further APIs of those languages, with agents of their own: rust-tokio, python-asyncio."""
 
 FULL_STORM = 100_000
 
@@ -219,7 +219,7 @@ def main() -> int:
     os.environ["CARGO_TARGET_DIR"] = str(ROOT / os.environ.get("CARGO_TARGET_DIR", "target"))
     known = [*LANGUAGES, *VARIANTS]
     names = options.agents.split(",") if options.agents else known
-    if wrong := [name for name in names if name not in known and not (LAUNCHERS / name).exists()]:
+    if wrong := [name for name in names if name not in known]:
         print(f"no such agent: {', '.join(wrong)}; there are: {', '.join(known)}", file=sys.stderr)
         return 2
     scenarios = [Scenario(path) for path in sorted(SCENARIOS.glob("*.json"))]

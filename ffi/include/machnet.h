@@ -520,6 +520,15 @@ int32_t machnet_status_errno(int32_t code);
 int32_t machnet_attach_options_init(machnet_attach_options_t *options, size_t struct_size);
 
 /**
+ * The number of an engine, for `engine` of the options, that is named as `machnet status` does: "engine0", "engine 0" or "0". It does
+ * not ask whether there is one: `machnet_attach_with` answers MACHNET_STATUS_NO_ENGINE, with those that there are. Thread-safe.
+ *
+ * Returns 0 and `*engine`; or MACHNET_STATUS_INVALID_ARGUMENT.
+ */
+int32_t machnet_engine_number(const char *name,
+                              int32_t *engine);
+
+/**
  * Attaches to a sidecar. `options` may be NULL for the defaults. Takes about a millisecond; waits at most 5 s. Thread-safe.
  *
  * Returns 0 and `*channel`, to be ended with `machnet_channel_close`; or MACHNET_STATUS_NO_SIDECAR, SOCKET_PERMISSION,

@@ -141,12 +141,14 @@ impl Wiring {
     }
 }
 
-/// What decides where a datagram arrives.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+/// What decides where a datagram arrives, and the receive queue where that is.
+#[derive(Clone, Copy, Debug)]
 struct Way {
+    from_port: u16,
     from: SocketAddr,
     to: SocketAddr,
     generation: usize,
+    queue: Option<usize>,
 }
 
 /// One queue pair of a host of a [`MemoryNetwork`].
@@ -162,16 +164,17 @@ pub struct MemoryDriver {
     targets: Box<[Option<usize>]>,
     queued: usize,
     lent: Option<usize>,
-    /// The last way with its queue: most datagrams go where the one before went.
-    last: (Way, Option<usize>),
+    /// Most datagrams go where the one before went.
+    last: Way,
     counters: DriverCounters,
 }
 
 impl MemoryDriver {
     fn new(host: MemoryHost, max_datagram: usize, wiring: Arc<Wiring>, incoming: Receiver) -> Self {
         let address = host.address();
-        let way = Way { from: address, to: address, generation: 0 };
-        let last = (way, wiring.queue(&way));
+        let from_port = address.port();
+        let last = Way { from_port, from: address, to: address, generation: 0, queue: None };
+        let last = Way { queue: wiring.queue(&last), ..last };
         Self {
             address,
             ports: host.ports,
@@ -185,6 +188,13 @@ impl MemoryDriver {
             last,
             counters: DriverCounters::default(),
         }
+    }
+
+    #[cold]
+    fn look_up(&mut self, from_port: u16, to: SocketAddr, generation: usize) {
+        let from = SocketAddr::new(self.address.ip(), from_port);
+        self.last = Way { from_port, from, to, generation, queue: None };
+        self.last.queue = self.wiring.queue(&self.last);
     }
 
     /// From now on every network card of the network hashes with another key, as after a live migration.
@@ -223,18 +233,17 @@ impl Driver for MemoryDriver {
         if self.queued == DESCRIPTORS {
             return None;
         }
-        let from = SocketAddr::new(self.address.ip(), from_port);
-        let way = Way { from, to, generation: self.wiring.generation.load(Ordering::Relaxed) };
-        if self.last.0 != way {
-            self.last = (way, self.wiring.queue(&way));
+        let generation = self.wiring.generation.load(Ordering::Relaxed);
+        if (self.last.from_port, self.last.generation) != (from_port, generation) || self.last.to != to {
+            self.look_up(from_port, to, generation);
         }
         let frame = &mut self.frames[self.queued];
         frame.from = match self.wiring.kind {
-            Kind::Switch(_) => from,
+            Kind::Switch(_) => self.last.from,
             Kind::LoopBack => to,
         };
         frame.to_port = to.port();
-        self.targets[self.queued] = self.last.1;
+        self.targets[self.queued] = self.last.queue;
         self.lent = Some(len);
         Some(&mut frame.bytes[..len])
     }

@@ -3,7 +3,7 @@
 use super::congestion::Controller;
 use super::handshake;
 use super::pmtu::PathSize;
-use super::ports::Pair;
+use super::ports::{Pair, PortRange};
 use super::receiver::{MAX_AHEAD, Receiver, Verdict};
 use super::route::Route;
 use super::rtt::Rtt;
@@ -20,6 +20,9 @@ const SYN_INTERVAL: Duration = Duration::from_millis(50);
 /// Longest wait between two SYNs.
 const MAX_SYN_INTERVAL: Duration = Duration::from_secs(1);
 
+/// With the paper's handshake: timeouts in a row before a proven pair is doubted.
+const PAPER_PATIENCE: u32 = 5;
+
 /// A connect that has no answer yet.
 #[derive(Debug)]
 pub(super) struct Connecting {
@@ -34,8 +37,8 @@ pub(super) struct Connecting {
     pub(super) known: Option<(u8, Pair)>,
     /// SYNs of this batch that are still to be sent.
     pub(super) batch_left: u32,
-    /// The server's engines, once an answer told of them.
-    pub(super) server_engines: Option<u8>,
+    /// The server's engines and where it hears, once an answer told of them.
+    pub(super) server: Option<(u8, PortRange)>,
     /// Pairs that are proven by answers to a batch: of our datagrams, and of the server's.
     pub(super) forward: Option<Pair>,
     pub(super) backward: Option<Pair>,
@@ -47,12 +50,26 @@ impl Connecting {
         self.batch_left > 0 || self.next_at <= now
     }
 
+    /// Ports to which the next SYN of a batch may go: where the server hears if it told; every other batch assumes that it
+    /// hears where we do, because the more ports, the more chances.
+    pub(super) fn guessed_ports(&self, config: &Config) -> PortRange {
+        let batch = if self.batch_left > 0 { self.sends - 1 } else { self.sends };
+        let named = PortRange::only(self.named_port);
+        match self.server {
+            Some((_, ports)) => ports,
+            None if batch.is_multiple_of(2) && config.receive_ports.contains(self.named_port) => {
+                config.receive_ports
+            }
+            None => named,
+        }
+    }
+
     /// The SYNs that come now, and when the next ones come: one, or as many as the paper's formula says.
     fn begin_batch(&mut self, now: Instant, config: &Config) {
         (self.batch_left, self.next_at) = match config.spread {
             Spread::Learned => (1, now + SYN_INTERVAL.times(1 << self.sends.min(8)).min(MAX_SYN_INTERVAL)),
             Spread::Paper => {
-                let engines = self.server_engines.unwrap_or(config.engines).max(config.engines);
+                let engines = self.server.map_or(0, |(engines, _)| engines).max(config.engines);
                 (spray::next_batch(engines, self.sends), now + config.spray_interval)
             }
         };
@@ -62,7 +79,7 @@ impl Connecting {
     /// An answer to one SYN of a batch: `true` when pairs are proven for both directions.
     pub(super) fn on_answer(&mut self, answer: &SynAck, landed_on: Option<Pair>, config: &Config) -> bool {
         let usable = |pair: &Pair| config.may_send_from(pair.from) && answer.hears_at.contains(pair.to);
-        self.server_engines = Some(answer.engines);
+        self.server = Some((answer.engines, answer.hears_at));
         self.forward = answer.send_on.filter(usable).or(self.forward);
         self.backward = landed_on.or(self.backward);
         config.spread == Spread::Learned
@@ -145,7 +162,7 @@ impl Flow {
             named_port: to.port(),
             known: None,
             batch_left: 0,
-            server_engines: None,
+            server: None,
             forward: None,
             backward: None,
         };
@@ -426,7 +443,9 @@ impl Flow {
         let (controller, path) = (&mut *self.controller, &mut self.path);
         let timeouts = counters.timeouts;
         let lost = self.sender.on_timer(now, &self.rtt, config, controller, path, counters);
-        if counters.timeouts != timeouts {
+        // Data goes only on proven pairs: more has to be lost until that is doubted.
+        let patience = if config.spread == Spread::Paper { PAPER_PATIENCE } else { 0 };
+        if counters.timeouts != timeouts && self.sender.timeouts > patience {
             self.route.on_silence(config);
         }
         self.on_lost(lost);
@@ -591,7 +610,8 @@ impl Flow {
             messages_delivered: self.receiver.delivered,
             retransmissions: self.sender.retransmissions,
             pair: self.route.pair,
-            is_direct: !self.route.is_searching(),
+            is_direct: self.route.is_direct(),
+            remote_engine: self.peer_engine(),
             taken_over: self.route.taken_over,
             ..self.stats
         }

@@ -356,6 +356,8 @@ pub struct FlowStats {
     pub datagram_size: u32,
     /// The UDP ports that the last datagram was sent on: 0 and 0 before the first.
     pub pair: Pair,
+    /// The peer's engine that owns the flow.
+    pub remote_engine: u8,
     /// Whether the peer said that datagrams on this pair land where the flow is, or there is one engine there.
     pub is_direct: bool,
     /// Datagrams of the peer that landed at another engine of ours and were handed over to this flow's.

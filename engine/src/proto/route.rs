@@ -15,6 +15,8 @@ const NEWS: u8 = 2;
 const LISTENING: u8 = 4;
 /// Nothing was heard for long: whatever is heard ends that.
 const DOUBTING: u8 = 8;
+/// The pair is known to land where it should.
+const PROVEN: u8 = 16;
 
 /// What an arrival teaches about the peer's pairs.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
@@ -68,14 +70,17 @@ impl Route {
     pub(super) fn on_peer(&mut self, engines: u8, ports: PortRange, pair: Option<Pair>, config: &Config) {
         self.peer_engines = engines.max(1);
         self.peer_ports = ports;
-        self.state &= !SEARCHING;
+        self.state &= !(SEARCHING | PROVEN);
         match pair {
-            Some(pair) => self.pair = pair,
-            None if self.peer_engines == 1 => {
+            Some(pair) => {
+                self.pair = pair;
+                self.state |= PROVEN;
+            }
+            None => {
                 let to = if ports.contains(self.pair.to) { self.pair.to } else { ports.first() };
                 self.pair = Pair { from: config.ports.first(), to };
+                self.search(config);
             }
-            None => self.search(config),
         }
     }
 
@@ -85,6 +90,11 @@ impl Route {
         if heard.is_some() {
             self.state |= NEWS;
         }
+    }
+
+    /// Whether packets are known to land where they should.
+    pub(super) fn is_direct(&self) -> bool {
+        self.peer_engines == 1 || self.state & (PROVEN | SEARCHING) == PROVEN
     }
 
     pub(super) fn is_searching(&self) -> bool {
@@ -133,7 +143,7 @@ impl Route {
         if self.failed == Some(pair) {
             return false;
         }
-        self.state &= !SEARCHING;
+        self.state = self.state & !SEARCHING | PROVEN;
         self.pair = pair;
         true
     }
@@ -166,7 +176,7 @@ impl Route {
             }
             Path::Use(pair) => {
                 self.path_number = number;
-                self.state &= !SEARCHING;
+                self.state = self.state & !SEARCHING | PROVEN;
                 self.pair = pair;
                 true
             }
@@ -174,6 +184,7 @@ impl Route {
             Path::Lost => {
                 self.path_number = number;
                 self.failed = Some(self.pair);
+                self.state &= !PROVEN;
                 self.search(config);
                 true
             }

@@ -182,6 +182,11 @@ impl<D: Driver> Worker<D> {
         &self.driver
     }
 
+    /// Datagrams that landed here and were given to the engine that they belong to.
+    pub fn handed_over(&self) -> u64 {
+        self.host.neighbours.as_ref().map_or(0, |neighbours| neighbours.counters().out)
+    }
+
     /// The engine's tenants and counters, for tests and reports.
     pub fn host(&self) -> &Host {
         &self.host

@@ -3,7 +3,7 @@
 use super::Worker;
 use crate::driver::Driver;
 use crate::host::{Host, Seat};
-use crate::neighbours::Neighbours;
+use crate::neighbours::{HandOver, Neighbours};
 use crate::proto::{Endpoint, FlowStats as PathStats, Learned, Pair};
 use crate::status::{ChannelStatus, EngineStatus, FlowStatus, LearnedStatus, PairStatus};
 use crate::tenant::{Flow, Link, Tenant};
@@ -48,14 +48,9 @@ impl<D: Driver> Worker<D> {
             ("path_dropped_source_port", path.dropped_source_port),
             ("path_source_port_unavailable", path.source_port_unavailable),
         ];
+        let taken = self.inbox.as_ref().map_or(0, |inbox| inbox.taken);
         let neighbours = self.host.neighbours.as_ref().map(Neighbours::counters).unwrap_or_default();
-        let neighbours = [
-            ("handed_over_out", neighbours.out),
-            ("handed_over_in", self.inbox.as_ref().map_or(0, |inbox| inbox.taken)),
-            ("handed_over_dropped", neighbours.dropped),
-            ("parcels_waited", neighbours.parcels_waited),
-            ("neighbours_woken", neighbours.wakes),
-        ];
+        let neighbours = HandOver { taken, ..neighbours }.iter();
         let core = self.endpoint.counters().iter();
         let all = self.host.counters.iter().chain(core).chain(path).chain(neighbours);
         all.map(|(name, value)| (name.to_owned(), value)).collect()

@@ -2,7 +2,7 @@
 
 use crate::mutant::Mutation;
 use crate::oracle::{End, Place, State};
-use crate::scenario::{ConnectionPlan, Ending, PORT, Reader, SidePlan, US};
+use crate::scenario::{CLOSED_PORT, ConnectionPlan, Ending, Reader, SidePlan, US};
 use crate::tenancy::{Outgoing, Tenancy, Waiting};
 use crate::world::{Happening, World, address, nobody};
 use machnet_engine::proto::time::Duration;
@@ -89,25 +89,27 @@ impl App {
 }
 
 impl World {
-    /// The flow of a place and its host, if the application may use it.
+    /// The flow of a place and its engine, if the application may use it.
     fn open_flow(&mut self, place: Place) -> Option<(usize, FlowId)> {
         let side = self.oracle.side(place);
         let open = side.state == State::Open;
-        side.flow.filter(|_| open).map(|flow| (side.host, flow))
+        side.flow.filter(|_| open).map(|flow| (side.unit, flow))
     }
 
     pub(crate) fn connect(&mut self, connection: usize) {
         let place = Place { connection, side: 0 };
         let plan = self.scenario.connections[connection].clone();
-        if self.hosts[plan.client].endpoint.is_none() {
+        let unit = self.client_unit(&plan);
+        self.oracle.side(place).unit = unit;
+        if self.units[unit].endpoint.is_none() {
             return self.oracle.on_gone(place, End::HostDied);
         }
         let to = plan.server.map_or_else(nobody, address);
         let ours = Tenancy::limits(&self.scenario.hosts[plan.client], connection);
         let timeout = Duration::from_nanos(plan.timeout_ns);
         // No event can come before the slot is known: `connect` has no payload.
-        let machine = &mut self.hosts[plan.client];
-        let now = machnet_engine::proto::time::Instant::from_nanos(self.oracle.now_ns);
+        let now = self.clock(unit);
+        let machine = &mut self.units[unit];
         let Some(endpoint) = machine.endpoint.as_mut() else { return };
         match endpoint.connect(now, to, plan.port, ours, timeout) {
             Ok(flow) => {
@@ -121,12 +123,12 @@ impl World {
                 self.oracle.on_connect_refused_here(place, reason, flows);
             }
         }
-        self.call(plan.client, |_, _, _| ());
+        self.call(unit, |_, _, _| ());
     }
 
     pub(crate) fn accept(&mut self, place: Place) {
-        let host = self.oracle.side(place).host;
-        let backlog = &mut self.hosts[host].tenancy.backlog;
+        let unit = self.oracle.side(place).unit;
+        let backlog = &mut self.units[unit].tenancy.backlog;
         *backlog = backlog.saturating_sub(1);
         self.app(place).accepted = true;
         self.wake_sender(place, self.now_ns());
@@ -206,20 +208,20 @@ impl World {
 
     /// Gives the next message to the endpoint. False if there is no credit.
     fn send_one(&mut self, place: Place) -> bool {
-        let Some((host, flow)) = self.open_flow(place) else { return false };
+        let Some((unit, flow)) = self.open_flow(place) else { return false };
         let limit = self.oracle.connections[place.connection].limits[1 - place.side].max_message;
         let outstanding = self.oracle.side(place).sent.len() as u32 - self.oracle.side(place).acknowledged;
         let most = self.scenario.max_outstanding;
         if self.dice.chance(20_000) {
-            self.try_wrong_size(place, host, flow, limit, outstanding);
+            self.try_wrong_size(place, unit, flow, limit, outstanding);
         }
         let Some(len) = self.app(place).queue.front().map(|len| (*len).min(limit)) else { return false };
-        let handle = self.hosts[host].tenancy.next_handle();
-        let taken = self.call(host, |endpoint, now, _| endpoint.send(now, flow, handle, len));
+        let handle = self.units[unit].tenancy.next_handle();
+        let taken = self.call(unit, |endpoint, now, _| endpoint.send(now, flow, handle, len));
         match taken {
             Some(Ok(())) if outstanding < most => {
                 let number = self.oracle.on_sent(place, len);
-                self.hosts[host].tenancy.outgoing.push(Outgoing { place, number, len, lent: true });
+                self.units[unit].tenancy.outgoing.push(Outgoing { place, number, len, lent: true });
                 if self.mutant.strikes(Mutation::EarlyAcknowledgement) {
                     self.oracle.on_acknowledged(place, number);
                 }
@@ -248,10 +250,10 @@ impl World {
         }
     }
 
-    fn try_wrong_size(&mut self, place: Place, host: usize, flow: FlowId, limit: u32, outstanding: u32) {
+    fn try_wrong_size(&mut self, place: Place, unit: usize, flow: FlowId, limit: u32, outstanding: u32) {
         let len = if self.dice.chance(500_000) { 0 } else { limit + 1 };
-        let handle = self.hosts[host].tenancy.next_handle();
-        let answer = self.call(host, |endpoint, now, _| endpoint.send(now, flow, handle, len));
+        let handle = self.units[unit].tenancy.next_handle();
+        let answer = self.call(unit, |endpoint, now, _| endpoint.send(now, flow, handle, len));
         let full = outstanding >= self.scenario.max_outstanding;
         let right = match answer {
             Some(Err(SendError::MessageSize)) => true,
@@ -266,7 +268,7 @@ impl World {
 
     pub(crate) fn read(&mut self, place: Place) {
         self.app(place).read_pending = false;
-        let host = self.oracle.side(place).host;
+        let unit = self.oracle.side(place).unit;
         let most = match self.app(place).reader {
             Reader::Prompt => self.dice.between(1, 16) as usize,
             Reader::Slow(_) | Reader::Late => 1,
@@ -278,22 +280,22 @@ impl World {
         let bytes: u64 = taken.iter().map(|waiting| u64::from(waiting.len)).sum();
         if let Some(flow) = self.oracle.side(place).flow.filter(|_| !taken.is_empty()) {
             for waiting in &taken {
-                self.hosts[host].tenancy.give_back(flow, waiting.len, waiting.charge);
+                self.units[unit].tenancy.give_back(flow, waiting.len, waiting.charge);
             }
-            if self.hosts[host].tenancy.place(flow).is_some() {
+            if self.units[unit].tenancy.place(flow).is_some() {
                 let messages = taken.len() as u32;
-                self.call(host, |endpoint, now, desk| endpoint.handle_room(now, flow, messages, bytes, desk));
+                self.call(unit, |endpoint, now, desk| endpoint.handle_room(now, flow, messages, bytes, desk));
             }
-            self.room_came_home(host);
+            self.room_came_home(unit);
         }
         self.wake_reader(place);
         self.wake_sender(place, self.now_ns());
     }
 
     /// Buffers came home: flows that were refused room may try again.
-    pub(crate) fn room_came_home(&mut self, host: usize) {
-        if core::mem::take(&mut self.hosts[host].tenancy.refused) {
-            self.call(host, |endpoint, now, desk| endpoint.handle_pool_room(now, desk));
+    pub(crate) fn room_came_home(&mut self, unit: usize) {
+        if core::mem::take(&mut self.units[unit].tenancy.refused) {
+            self.call(unit, |endpoint, now, desk| endpoint.handle_pool_room(now, desk));
         }
     }
 
@@ -313,7 +315,7 @@ impl World {
     /// Closes in order.
     pub(crate) fn close(&mut self, place: Place) {
         let side = self.oracle.side(place);
-        let (host, side_state) = (side.host, side.state);
+        let (unit, side_state) = (side.unit, side.state);
         let Some(flow) = side.flow else { return };
         self.app(place).queue.clear();
         // A connect without an answer is given up without an event.
@@ -323,30 +325,30 @@ impl World {
         } else {
             self.oracle.on_close(place);
         }
-        self.call(host, |endpoint, now, desk| endpoint.close(now, flow, desk));
+        self.call(unit, |endpoint, now, desk| endpoint.close(now, flow, desk));
         if gives_up {
-            self.check_handles_home(host, place, flow);
+            self.check_handles_home(unit, place, flow);
         }
     }
 
     /// The time of a planned close or abort has come.
     pub(crate) fn stop(&mut self, place: Place) {
         let side = self.oracle.side(place);
-        let (host, state) = (side.host, side.state);
+        let (unit, state) = (side.unit, side.state);
         let (Some(flow), State::Connecting | State::Open) = (side.flow, state) else { return };
         if !matches!(self.app(place).ending, Ending::AbortAt(_)) {
             return self.close(place);
         }
         self.app(place).queue.clear();
         self.oracle.on_gone(place, End::Aborted);
-        self.call(host, |endpoint, now, desk| endpoint.reset(now, flow, Reason::Aborted, desk));
-        self.check_handles_home(host, place, flow);
-        self.room_came_home(host);
+        self.call(unit, |endpoint, now, desk| endpoint.reset(now, flow, Reason::Aborted, desk));
+        self.check_handles_home(unit, place, flow);
+        self.room_came_home(unit);
     }
 
     /// Whether a connection's server would ever be asked.
     pub(crate) fn has_listener(&self, connection: usize) -> bool {
         let plan = &self.scenario.connections[connection];
-        plan.server.is_some() && plan.port == PORT
+        plan.server.is_some() && plan.port != CLOSED_PORT
     }
 }

@@ -5,9 +5,9 @@ use crate::network::Link;
 use crate::oracle::State;
 use crate::report::{Short, decoded};
 use crate::scenario::{MS, US};
-use crate::world::{Happening, World, address, host_of, stranger_address};
+use crate::world::{Happening, Received, World, address, host_of, stranger_address};
 use machnet_engine::proto::time::{Duration, Instant};
-use machnet_engine::proto::{Body, Datagram, Endpoint, FlowId, Handling, Transmit, TxHandle};
+use machnet_engine::proto::{Body, Datagram, Endpoint, FlowId, Transmit, TxHandle};
 use std::net::SocketAddr;
 
 /// Receive descriptors of a queue (the LCD NIC of the paper).
@@ -16,62 +16,81 @@ const DESCRIPTORS: usize = 256;
 const RX_BURST: usize = 64;
 /// More calls of `handle_timeout` at one instant are a spin.
 const MAX_TIMEOUTS_AT_ONCE: u32 = 1_000;
-/// More datagrams of one host without time passing are a storm.
+/// More datagrams of one engine without time passing are a storm.
 const MAX_DATAGRAMS_AT_ONCE: u32 = 50_000;
 /// Largest header that leaves room for data in the smallest datagram.
 const MAX_HEADER: usize = 256;
 
 impl World {
     /// The engine looks at its input: at once, or after a nap.
-    pub(crate) fn want_turn(&mut self, host: usize) {
-        if self.hosts[host].turn_pending {
+    pub(crate) fn want_turn(&mut self, unit: usize) {
+        if self.units[unit].turn_pending {
             return;
         }
-        self.hosts[host].turn_pending = true;
-        let naps = self.dice.chance(self.scenario.hosts[host].naps);
+        self.units[unit].turn_pending = true;
+        let naps = self.dice.chance(self.plan(unit).naps);
         self.oracle.totals.naps += u64::from(naps);
         let delay_ns = if naps { self.dice.between(50 * US, 200 * US) } else { 0 };
-        self.at(self.now_ns() + delay_ns, Happening::Turn { host });
+        self.at(self.now_ns() + delay_ns, Happening::Turn { unit });
     }
 
-    pub(crate) fn arrive(&mut self, host: usize, from: SocketAddr, bytes: Vec<u8>) {
-        let machine = &mut self.hosts[host];
-        if machine.endpoint.is_none() {
+    /// A datagram reaches a host; its network card picks the engine.
+    pub(crate) fn arrive(&mut self, host: usize, from: SocketAddr, to_port: u16, bytes: Vec<u8>) {
+        if !self.machines[host].is_up {
             self.oracle.totals.to_nobody += 1;
             return;
         }
-        if machine.received.len() >= DESCRIPTORS {
+        let plan = &self.scenario.hosts[host];
+        if !plan.receive_ports().contains(to_port) {
+            self.oracle.totals.to_closed_port += 1;
+            return;
+        }
+        let to = SocketAddr::new(address(host).ip(), to_port);
+        let unit = self.scenario.first_unit(host) + self.machines[host].nic.queue(from, to);
+        if self.units[unit].received.len() >= DESCRIPTORS {
             self.oracle.totals.descriptors_full += 1;
             return;
         }
-        machine.received.push_back((from, bytes));
-        self.want_turn(host);
+        self.units[unit].received.push_back(Received { from, to_port, landed: None, bytes });
+        self.want_turn(unit);
     }
 
     /// One duty cycle of an engine.
-    pub(crate) fn turn(&mut self, host: usize) {
-        self.hosts[host].turn_pending = false;
-        if self.hosts[host].endpoint.is_none() {
+    pub(crate) fn turn(&mut self, unit: usize) {
+        self.units[unit].turn_pending = false;
+        if self.units[unit].endpoint.is_none() {
             return;
         }
         for _ in 0..RX_BURST {
-            let Some((from, bytes)) = self.hosts[host].received.pop_front() else { break };
-            self.hosts[host].datagrams_handled += 1;
-            let datagram = Datagram { from, to_port: 31580, landed: None, bytes: &bytes };
-            let _: Option<Handling> =
-                self.call(host, |endpoint, now, desk| endpoint.handle_datagram(now, &datagram, desk));
+            let Some(received) = self.units[unit].received.pop_front() else { break };
+            self.handle(unit, received);
         }
-        self.run_timers(host);
-        let more = self.transmit_burst(host);
-        if more || !self.hosts[host].received.is_empty() {
-            self.hosts[host].turn_pending = true;
-            self.at(self.now_ns() + US, Happening::Turn { host });
+        for _ in 0..RX_BURST {
+            let Some(received) = self.units[unit].inbox.pop_front() else { break };
+            self.handle(unit, received);
         }
-        self.set_timer(host);
+        self.run_timers(unit);
+        let more = self.transmit_burst(unit);
+        let waiting = &self.units[unit];
+        if more || !waiting.received.is_empty() || !waiting.inbox.is_empty() {
+            self.units[unit].turn_pending = true;
+            self.at(self.now_ns() + US, Happening::Turn { unit });
+        }
+        self.set_timer(unit);
     }
 
-    fn due(&self, host: usize) -> Option<Instant> {
-        let due = self.hosts[host].endpoint.as_ref().and_then(Endpoint::poll_timeout)?;
+    fn handle(&mut self, unit: usize, received: Received) {
+        self.units[unit].datagrams_handled += 1;
+        let Received { from, to_port, landed, ref bytes } = received;
+        let datagram = Datagram { from, to_port, landed, bytes };
+        let handling = self.call(unit, |endpoint, now, desk| endpoint.handle_datagram(now, &datagram, desk));
+        if let Some(handling) = handling {
+            self.obey(unit, handling, received);
+        }
+    }
+
+    fn due(&self, unit: usize) -> Option<Instant> {
+        let due = self.units[unit].endpoint.as_ref().and_then(Endpoint::poll_timeout)?;
         if self.mutant.lasts(Mutation::NoTimers) {
             return None;
         }
@@ -81,12 +100,12 @@ impl World {
         Some(due)
     }
 
-    fn run_timers(&mut self, host: usize) {
-        if self.due(host).is_none_or(|due| due > self.now()) {
+    fn run_timers(&mut self, unit: usize) {
+        if self.due(unit).is_none_or(|due| due > self.clock(unit)) {
             return;
         }
         let now_ns = self.now_ns();
-        let machine = &mut self.hosts[host];
+        let machine = &mut self.units[unit];
         if machine.instant_ns != now_ns {
             machine.instant_ns = now_ns;
             machine.timeouts_at_once = 0;
@@ -94,22 +113,22 @@ impl World {
         }
         machine.timeouts_at_once += 1;
         if machine.timeouts_at_once > MAX_TIMEOUTS_AT_ONCE {
-            self.oracle.violate("livelock", format!("host {host} has timeouts without end"));
+            self.oracle.violate("livelock", format!("unit {unit} has timeouts without end"));
         }
-        self.call(host, |endpoint, now, desk| endpoint.handle_timeout(now, desk));
+        self.call(unit, |endpoint, now, desk| endpoint.handle_timeout(now, desk));
     }
 
     /// Sends up to a burst. True if there is more.
-    fn transmit_burst(&mut self, host: usize) -> bool {
-        let now = self.now();
+    fn transmit_burst(&mut self, unit: usize) -> bool {
+        let now = self.clock(unit);
         let now_ns = self.now_ns();
-        if self.hosts[host].instant_ns != now_ns {
-            self.hosts[host].instant_ns = now_ns;
-            self.hosts[host].timeouts_at_once = 0;
-            self.hosts[host].datagrams_at_once = 0;
+        if self.units[unit].instant_ns != now_ns {
+            self.units[unit].instant_ns = now_ns;
+            self.units[unit].timeouts_at_once = 0;
+            self.units[unit].datagrams_at_once = 0;
         }
-        for _ in 0..self.scenario.hosts[host].burst {
-            let machine = &mut self.hosts[host];
+        for _ in 0..self.plan(unit).burst {
+            let machine = &mut self.units[unit];
             let Some(endpoint) = machine.endpoint.as_mut() else { return false };
             let Some(transmit) = endpoint.poll_transmit(now) else {
                 machine.drained = true;
@@ -118,43 +137,55 @@ impl World {
             };
             machine.datagrams_at_once += 1;
             if machine.datagrams_at_once > MAX_DATAGRAMS_AT_ONCE {
-                self.oracle.violate("livelock", format!("host {host} sends datagrams without end"));
+                self.oracle.violate("livelock", format!("unit {unit} sends datagrams without end"));
                 return false;
             }
-            self.send_datagram(host, &transmit);
+            self.send_datagram(unit, &transmit);
         }
         true
     }
 
-    fn send_datagram(&mut self, host: usize, transmit: &Transmit) {
-        let mut bytes = self.assemble(host, transmit);
+    fn send_datagram(&mut self, unit: usize, transmit: &Transmit) {
+        let mut bytes = self.assemble(unit, transmit);
         let now_ns = self.now_ns();
-        let from = address(host);
+        let host = self.units[unit].host;
+        let from = SocketAddr::new(address(host).ip(), transmit.from_port);
         self.oracle.totals.datagrams += 1;
         self.oracle.totals.datagram_bytes += bytes.len() as u64;
-        self.hosts[host].datagrams_sent += 1;
-        self.oracle.log.note(&[now_ns, host as u64, bytes.len() as u64]);
+        self.units[unit].datagrams_sent += 1;
+        self.oracle.log.note(&[now_ns, unit as u64, bytes.len() as u64]);
         self.oracle.log.note_bytes(&bytes[..bytes.len().min(transmit.header_len)]);
+        self.check_ports(host, transmit);
+        if let Some(pcap) = &mut self.pcap {
+            pcap.add(now_ns, from, transmit.to, &bytes);
+        }
         let limit = self.scenario.max_datagram(host) as usize;
         let grown = if self.mutant.strikes(Mutation::LargeDatagram) { limit } else { 0 };
         if bytes.len() + grown > limit {
             self.oracle
-                .violate("size", format!("host {host} sends {} bytes, the limit is {limit}", bytes.len()));
+                .violate("size", format!("unit {unit} sends {} bytes, the limit is {limit}", bytes.len()));
         }
         self.oracle.log.say(now_ns, || {
-            format!("{} -> {} {:?} {}", Short(from), Short(transmit.to), transmit.flow, decoded(&bytes))
+            let engine = self.units[unit].engine;
+            format!(
+                "{}.{engine} -> {} {:?} {}",
+                Short(from),
+                Short(transmit.to),
+                transmit.flow,
+                decoded(&bytes)
+            )
         });
-        if let Some(place) = transmit.flow.and_then(|flow| self.hosts[host].tenancy.place(flow)) {
+        if let Some(place) = transmit.flow.and_then(|flow| self.units[unit].tenancy.place(flow)) {
             let side = self.oracle.side(place);
             if side.state != State::Connecting {
                 side.packets_sent += 1;
                 side.bytes_sent += bytes.len() as u64;
             }
         }
-        if transmit.to == stranger_address() {
+        if transmit.to.ip() == stranger_address().ip() {
             return self.answer_stranger(bytes.len() as u64);
         }
-        let Some(to) = host_of(transmit.to, self.hosts.len()) else {
+        let Some(to) = host_of(transmit.to, self.scenario.hosts.len()) else {
             self.oracle.totals.to_nobody += 1;
             return;
         };
@@ -170,24 +201,34 @@ impl World {
         {
             return;
         }
-        let count = self.hosts.len();
+        let count = self.scenario.hosts.len();
+        let to_port = transmit.to.port();
         let link: &mut Link = &mut self.scenario.links[host * count + to];
         let [first, second] = link.carry(now_ns, &mut bytes, &mut self.dice, &mut self.oracle.totals);
         if let Some(at_ns) = second {
-            self.at(at_ns, Happening::Arrive { host: to, from, bytes: bytes.clone() });
+            self.at(at_ns, Happening::Arrive { host: to, from, to_port, bytes: bytes.clone() });
         }
         if let Some(at_ns) = first {
-            self.at(at_ns, Happening::Arrive { host: to, from, bytes });
+            self.at(at_ns, Happening::Arrive { host: to, from, to_port, bytes });
+        }
+    }
+
+    /// Datagrams leave only from ports that the driver has.
+    fn check_ports(&mut self, host: usize, transmit: &Transmit) {
+        let plan = &self.scenario.hosts[host];
+        let from_port = transmit.from_port;
+        if !plan.ports().contains(from_port) && !plan.receive_ports().contains(from_port) {
+            self.oracle.violate("ports", format!("host {host} sends from port {from_port}"));
         }
     }
 
     /// Header from the endpoint, body from the messages.
-    fn assemble(&mut self, host: usize, transmit: &Transmit) -> Vec<u8> {
+    fn assemble(&mut self, unit: usize, transmit: &Transmit) -> Vec<u8> {
         let mut bytes = vec![0; transmit.header_len + transmit.body_len];
         if transmit.header_len == 0 || transmit.header_len > MAX_HEADER {
             self.oracle.violate("size", format!("a header of {} bytes", transmit.header_len));
         }
-        let Some(endpoint) = self.hosts[host].endpoint.as_ref() else { return bytes };
+        let Some(endpoint) = self.units[unit].endpoint.as_ref() else { return bytes };
         endpoint.emit_header(&mut bytes[..transmit.header_len]);
         let body = &mut bytes[transmit.header_len..];
         let bundle: Vec<_> = endpoint.bundle().to_vec();
@@ -199,7 +240,7 @@ impl World {
             }
             Body::Segment { message, offset, len } => {
                 let target = body.get_mut(..len as usize);
-                self.fill_segment(host, transmit.flow, (message, offset, len), target);
+                self.fill_segment(unit, transmit.flow, (message, offset, len), target);
                 len as usize
             }
             Body::Bundle { count } => {
@@ -208,7 +249,7 @@ impl World {
                         .violate("body", format!("a bundle of {count} lists {} messages", bundle.len()));
                 }
                 self.oracle.totals.bundles += 1;
-                self.fill_bundle(host, transmit.flow, &bundle, body)
+                self.fill_bundle(unit, transmit.flow, &bundle, body)
             }
         };
         if filled != transmit.body_len {
@@ -220,7 +261,7 @@ impl World {
 
     fn fill_bundle(
         &mut self,
-        host: usize,
+        unit: usize,
         flow: Option<FlowId>,
         bundle: &[(TxHandle, u16)],
         body: &mut [u8],
@@ -231,7 +272,7 @@ impl World {
             if let Some(target) = body.get_mut(at..end) {
                 target[..2].copy_from_slice(&len.to_be_bytes());
                 let target = Some(&mut target[2..]);
-                self.fill_segment(host, flow, (*message, 0, u32::from(*len)), target);
+                self.fill_segment(unit, flow, (*message, 0, u32::from(*len)), target);
             }
             at = end;
         }
@@ -240,15 +281,15 @@ impl World {
 
     fn fill_segment(
         &mut self,
-        host: usize,
+        unit: usize,
         flow: Option<FlowId>,
         (message, offset, len): (TxHandle, u32, u32),
         target: Option<&mut [u8]>,
     ) {
-        let Some(outgoing) = self.hosts[host].tenancy.lent(message) else {
+        let Some(outgoing) = self.units[unit].tenancy.lent(message) else {
             return self
                 .oracle
-                .violate("handles", format!("host {host} sends bytes of {message:?}, which is not lent"));
+                .violate("handles", format!("unit {unit} sends bytes of {message:?}, which is not lent"));
         };
         let place = outgoing.place;
         if flow.is_none() || self.oracle.side(place).flow != flow {
@@ -267,58 +308,61 @@ impl World {
         self.oracle.totals.retransmissions += u64::from(again);
     }
 
-    fn set_timer(&mut self, host: usize) {
-        let Some(due) = self.due(host) else { return };
-        let due_ns = due.as_nanos();
+    fn set_timer(&mut self, unit: usize) {
+        let Some(due) = self.due(unit) else { return };
         let now_ns = self.now_ns();
-        let drained = self.hosts[host].drained;
+        let due_ns = due.as_nanos().saturating_sub(self.machines[self.units[unit].host].jumped_ns);
+        let drained = self.units[unit].drained;
         if due_ns <= now_ns {
             // Still due: another turn, which `MAX_TIMEOUTS_AT_ONCE` bounds.
-            if drained && !self.hosts[host].turn_pending {
-                self.hosts[host].turn_pending = true;
-                self.at(now_ns, Happening::Turn { host });
+            if drained && !self.units[unit].turn_pending {
+                self.units[unit].turn_pending = true;
+                self.at(now_ns, Happening::Turn { unit });
             }
             return;
         }
-        if due != Instant::FAR_FUTURE && due_ns < self.hosts[host].timer_ns {
-            self.hosts[host].timer_ns = due_ns;
-            self.at(due_ns, Happening::Timer { host });
+        if due != Instant::FAR_FUTURE && due_ns < self.units[unit].timer_ns {
+            self.units[unit].timer_ns = due_ns;
+            self.at(due_ns, Happening::Timer { unit });
         }
     }
 
-    pub(crate) fn timer(&mut self, host: usize, at_ns: u64) {
-        if self.hosts[host].timer_ns != at_ns {
+    pub(crate) fn timer(&mut self, unit: usize, at_ns: u64) {
+        if self.units[unit].timer_ns != at_ns {
             return;
         }
-        self.hosts[host].timer_ns = u64::MAX;
-        if self.hosts[host].endpoint.is_none() {
+        self.units[unit].timer_ns = u64::MAX;
+        if self.units[unit].endpoint.is_none() {
             return;
         }
-        if self.due(host).is_some_and(|due| due <= self.now()) {
-            self.want_turn(host);
+        if self.due(unit).is_some_and(|due| due <= self.clock(unit)) {
+            self.want_turn(unit);
         } else {
-            self.set_timer(host);
+            self.set_timer(unit);
         }
     }
 
     /// A ring that was full has room again.
-    pub(crate) fn room(&mut self, host: usize, flow: Option<FlowId>) {
-        match flow.filter(|flow| self.hosts[host].tenancy.place(*flow).is_some()) {
-            Some(flow) => self.call(host, |endpoint, now, desk| endpoint.handle_room(now, flow, 0, 0, desk)),
-            None => self.call(host, |endpoint, now, desk| endpoint.handle_pool_room(now, desk)),
+    pub(crate) fn room(&mut self, unit: usize, flow: Option<FlowId>) {
+        match flow.filter(|flow| self.units[unit].tenancy.place(*flow).is_some()) {
+            Some(flow) => self.call(unit, |endpoint, now, desk| endpoint.handle_room(now, flow, 0, 0, desk)),
+            None => self.call(unit, |endpoint, now, desk| endpoint.handle_pool_room(now, desk)),
         };
     }
 
     /// An engine that said it had nothing to do before a time must have nothing to do before it.
-    pub(crate) fn peek(&mut self, host: usize) {
-        let now = self.now();
-        let machine = &mut self.hosts[host];
-        let idle = machine.drained && machine.received.is_empty() && !machine.turn_pending;
+    pub(crate) fn peek(&mut self, unit: usize) {
+        let now = self.clock(unit);
+        let machine = &mut self.units[unit];
+        let idle = machine.drained
+            && machine.received.is_empty()
+            && machine.inbox.is_empty()
+            && !machine.turn_pending;
         if let Some(endpoint) = machine.endpoint.as_mut().filter(|_| idle) {
             let due = endpoint.poll_timeout();
             if due != machine.drained_until {
                 let text = format!(
-                    "host {host}: poll_timeout moved from {:?} to {due:?} by itself",
+                    "unit {unit}: poll_timeout moved from {:?} to {due:?} by itself",
                     machine.drained_until
                 );
                 self.oracle.violate("timer", text);
@@ -328,12 +372,12 @@ impl World {
                 let event = endpoint.poll_event();
                 if transmit.is_some() || event.is_some() {
                     let text =
-                        format!("host {host} said nothing before {due:?}, but now {transmit:?} {event:?}");
+                        format!("unit {unit} said nothing before {due:?}, but now {transmit:?} {event:?}");
                     self.oracle.violate("timer", text);
                 }
             }
         }
         let next_ns = self.dice.log_between(20 * US, 20 * MS).max(self.now_ns() / 64);
-        self.at(self.now_ns() + next_ns, Happening::Peek { host });
+        self.at(self.now_ns() + next_ns, Happening::Peek { unit });
     }
 }

@@ -1,5 +1,7 @@
 //! The kinds of scenarios. Each changes an ordinary one; the seed decides how.
 
+mod engines;
+
 use crate::dice::Dice;
 use crate::scenario::{
     CLOSED_PORT, ConnectionPlan, Ending, Fault, MS, PORT, Reader, SECOND, Scenario, SidePlan, US,
@@ -32,6 +34,16 @@ pub(crate) const KINDS: &[(&str, Shape)] = &[
     ("strangers", strangers),
     ("large", large),
     ("many-hosts", many_hosts),
+    ("engines", engines::engines),
+    ("later-flows", engines::later_flows),
+    ("rehash", engines::rehash),
+    ("rough-hand-over", engines::rough_hand_over),
+    ("paper", engines::paper),
+    ("reborn", engines::reborn),
+    ("clock-jumps", engines::clock_jumps),
+    ("bursts", engines::bursts),
+    ("flood", engines::flood),
+    ("many-engines", engines::many_engines),
     ("everything", everything),
 ];
 
@@ -423,6 +435,7 @@ fn everything(scenario: &mut Scenario, dice: &mut Dice) {
     }
     let nobody = ConnectionPlan {
         client: 0,
+        client_engine: 0,
         server: None,
         port: PORT,
         at_ns: 0,

@@ -1,6 +1,7 @@
 //! The deterministic simulator of the protocol core.
 //!
-//! Two to eight hosts with one `Endpoint` each, a network that loses, repeats, delays, reorders, corrupts and parts them,
+//! Two to eight hosts with one to sixteen engines (an `Endpoint` each) behind a network card that only hashes, a network
+//! that loses, repeats, delays, reorders, corrupts and parts them,
 //! applications that misbehave in every legal way, and a checker that believes nothing. A seed decides everything.
 //!
 //! ```text
@@ -20,10 +21,12 @@ mod content;
 mod dice;
 mod duty;
 mod kinds;
+mod machine;
 mod monitor;
 mod mutant;
 mod network;
 mod oracle;
+mod pcap;
 mod report;
 mod runner;
 mod scenario;

@@ -3,7 +3,7 @@
 //! The bounds, in virtual time:
 //! - a flow whose peer's end is gone ends within keepalive + dead-after + 2 s;
 //! - if the peer's host was started again and nothing is lost on the way: within twice the time that the host was away,
-//!   plus 1 s, plus a keepalive interval if there is nothing to send;
+//!   plus 1 s (2 s if it has several engines or we do: the first answer may miss), plus a keepalive interval if there is nothing to send;
 //! - a direction with undelivered or unacknowledged messages (or a close to complete) over a connected network to a reading application makes
 //!   progress within 5 s, plus 20 times what the slowest link needs for all pending bytes, plus the length of the last
 //!   outage (retries back off that far), plus 15 s where more than a tenth of the datagrams is lost;
@@ -11,9 +11,10 @@
 //! - idle flows exchange at most two datagrams per side and keepalive interval, and eight more in all;
 //! - after the last close, endpoints hold nothing after keepalive + dead-after + 2 s more.
 
+use crate::mutant::Mutation;
 use crate::oracle::{End, Place, State};
-use crate::scenario::{MS, Reader, SECOND};
-use crate::world::{Happening, World};
+use crate::scenario::{MOST_ENGINES, MS, Reader, SECOND};
+use crate::world::{Happening, World, address};
 
 /// A direction must progress within this long, see above.
 const STALL_NS: u64 = 5 * SECOND;
@@ -35,7 +36,7 @@ const IMPOSSIBLE: &[&str] = &[
 ];
 
 /// Where a run stands.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) enum Phase {
     /// The plan unfolds.
     Active,
@@ -49,6 +50,8 @@ pub(crate) enum Phase {
         datagrams_before: u64,
         sides: u64,
         windows: u64,
+        /// Ends of direct flows, and what was handed over for them until then.
+        direct: Vec<(Place, u64)>,
     },
     /// What is still open is closed.
     Closing {
@@ -71,11 +74,12 @@ impl World {
                 self.check_statistics(place);
             }
         }
-        for host in 0..self.hosts.len() {
-            let flows = self.hosts[host].endpoint.as_ref().map_or(0, |endpoint| endpoint.flows());
+        for unit in 0..self.units.len() {
+            let flows = self.units[unit].endpoint.as_ref().map_or(0, |endpoint| endpoint.flows());
             if flows > self.scenario.max_flows as usize {
-                self.oracle.violate("limit", format!("host {host} has {flows} flows"));
+                self.oracle.violate("limit", format!("unit {unit} has {flows} flows"));
             }
+            self.check_memory(unit);
         }
         self.advance();
         if now_ns > LONGEST_NS {
@@ -83,6 +87,19 @@ impl World {
         }
         let step_ns = (now_ns / 20).clamp(MS, SECOND / 2);
         self.at(now_ns + step_ns, Happening::Monitor);
+    }
+
+    /// Only hosts that went through a handshake are remembered, and what is remembered of each has its bound.
+    fn check_memory(&mut self, unit: usize) {
+        let Some(endpoint) = self.units[unit].endpoint.as_ref() else { return };
+        let hosts = self.scenario.hosts.len();
+        let grown = endpoint.learned().find(|learned| {
+            let is_host = (0..hosts).any(|host| address(host).ip() == learned.host);
+            !is_host || learned.pairs.len() > usize::from(MOST_ENGINES)
+        });
+        if let Some(learned) = grown {
+            self.oracle.violate("memory", format!("unit {unit} remembers {learned:?}"));
+        }
     }
 
     fn check_connect_ends(&mut self, connection: usize) {
@@ -97,11 +114,11 @@ impl World {
     fn note_excuses(&mut self, receiver: Place) {
         let now_ns = self.now_ns();
         let side = self.oracle.side(receiver);
-        let (host, delivered) = (side.host, side.delivered as usize);
+        let (unit, delivered) = (side.unit, side.delivered as usize);
         let next_len =
             self.oracle.side(receiver.peer()).sent.get(delivered).map_or(0, |message| u64::from(message.len));
-        let plan = &self.scenario.hosts[host];
-        let unread_bytes: u64 = self.unread_pool_bytes(host);
+        let unread_bytes: u64 = self.unread_pool_bytes(unit);
+        let plan = self.plan(unit);
         let no_pool =
             next_len > plan.minimum_bytes && next_len > plan.pool_bytes.saturating_sub(unread_bytes);
         let app = self.app(receiver);
@@ -110,12 +127,12 @@ impl World {
         }
     }
 
-    /// What applications that do not read promptly hold of a host's pool.
-    fn unread_pool_bytes(&self, host: usize) -> u64 {
+    /// What applications that do not read promptly hold of an engine's pool.
+    fn unread_pool_bytes(&self, unit: usize) -> u64 {
         let mut bytes = 0;
         for (apps, known) in self.apps.iter().zip(&self.oracle.connections) {
             for (app, side) in apps.iter().zip(&known.sides) {
-                if side.host == host && (app.reader != Reader::Prompt || !app.accepted) {
+                if side.unit == unit && (app.reader != Reader::Prompt || !app.accepted) {
                     bytes += app.pool_bytes();
                 }
             }
@@ -169,7 +186,7 @@ impl World {
     }
 
     fn last_outage_ns(&self, one: usize, other: usize) -> u64 {
-        let count = self.hosts.len();
+        let count = self.scenario.hosts.len();
         let links = [&self.scenario.links[one * count + other], &self.scenario.links[other * count + one]];
         links.iter().map(|link| link.healed_ns.saturating_sub(link.cut_ns)).max().unwrap_or(0)
     }
@@ -208,20 +225,22 @@ impl World {
         let connected_ns = self.connected_since_ns(place.connection)?;
         let applies = end == End::HostDied && self.scenario.worst_loss() == 0 && connected_ns > died_ns;
         let first_ns = if waits { 0 } else { self.scenario.keepalive_ns };
-        applies.then(|| first_ns + 2 * (connected_ns - died_ns) + SECOND)
+        let engines = self.scenario.hosts.iter().map(|host| host.engines.max(host.engines_later)).max();
+        let miss_ns = if engines > Some(1) { SECOND } else { 0 };
+        applies.then(|| first_ns + 2 * (connected_ns - died_ns) + SECOND + miss_ns)
     }
 
     fn check_statistics(&mut self, place: Place) {
         let side = self.oracle.side(place);
-        let (host, state, acknowledged, delivered) =
-            (side.host, side.state, side.acknowledged, side.delivered);
+        let (unit, state, acknowledged, delivered) =
+            (side.unit, side.state, side.acknowledged, side.delivered);
         let (packets_sent, bytes_sent) = (side.packets_sent, side.bytes_sent);
         let (Some(flow), State::Open | State::Closing) = (side.flow, state) else { return };
-        let Some(endpoint) = self.hosts[host].endpoint.as_ref() else { return };
+        let Some(endpoint) = self.units[unit].endpoint.as_ref() else { return };
         let Some(stats) = endpoint.stats(flow) else {
             return self.oracle.violate("counters", format!("{place:?} is {state:?} without statistics"));
         };
-        let limit = self.scenario.max_datagram(host);
+        let limit = self.scenario.max_datagram(self.units[unit].host);
         let right = stats.messages_acknowledged == u64::from(acknowledged)
             && stats.messages_delivered == u64::from(delivered)
             && stats.datagram_size <= limit
@@ -239,7 +258,7 @@ impl World {
 
     fn advance(&mut self) {
         let now_ns = self.now_ns();
-        match self.phase {
+        match self.phase.clone() {
             Phase::Active if self.faults_are_over() && self.is_settled() => {
                 self.scenario.strangers = 0;
                 for link in &mut self.scenario.links {
@@ -248,8 +267,9 @@ impl World {
                 self.phase = Phase::Quieting { until_ns: now_ns + 5 * SECOND };
             }
             Phase::Quieting { until_ns } if now_ns >= until_ns => self.begin_idle(),
-            Phase::Idle { until_ns, datagrams_before, sides, windows } if now_ns >= until_ns => {
+            Phase::Idle { until_ns, datagrams_before, sides, windows, direct } if now_ns >= until_ns => {
                 self.check_silence(datagrams_before, sides, windows);
+                self.check_directness(&direct);
                 self.close_the_rest();
                 self.phase = Phase::Closing { since_ns: now_ns };
             }
@@ -289,12 +309,30 @@ impl World {
         };
         let sides = self.oracle.connections.iter().map(open).sum::<usize>() as u64;
         let windows = 3;
+        let direct = self.handed_over_of_direct();
+        if self.mutant.lasts(Mutation::SecretRehash) {
+            self.machines.iter_mut().for_each(|machine| machine.rehash(true, None));
+        }
         self.phase = Phase::Idle {
             until_ns: self.now_ns() + windows * self.scenario.keepalive_ns,
             datagrams_before: self.datagrams_sent(),
             sides,
             windows,
+            direct,
         };
+    }
+
+    /// Flows of which both ends sent on pairs that are proven go on to do so.
+    fn check_directness(&mut self, before: &[(Place, u64)]) {
+        self.oracle.totals.direct_checks += before.len() as u64;
+        let now = self.handed_over_of_direct();
+        for (place, count) in before {
+            let later = now.iter().find(|(other, _)| other == place).map(|(_, later)| *later);
+            if later.is_some_and(|later| later != *count) {
+                let text = format!("{place:?} was direct, yet {count} became {later:?} handed over");
+                self.oracle.violate("direct", text);
+            }
+        }
     }
 
     fn check_silence(&mut self, datagrams_before: u64, sides: u64, windows: u64) {
@@ -333,9 +371,9 @@ impl World {
         let alive =
             self.oracle.connections.iter().flat_map(|known| &known.sides).any(|side| side.state.is_alive());
         let flows: usize = self
-            .hosts
+            .units
             .iter()
-            .filter_map(|host| host.endpoint.as_ref())
+            .filter_map(|unit| unit.endpoint.as_ref())
             .map(|endpoint| endpoint.flows())
             .sum();
         if alive || flows > 0 {
@@ -345,21 +383,21 @@ impl World {
             }
             return;
         }
-        for host in 0..self.hosts.len() {
-            self.check_host_is_empty(host);
+        for unit in 0..self.units.len() {
+            self.check_host_is_empty(unit);
         }
         self.phase = Phase::Over;
     }
 
-    fn check_host_is_empty(&mut self, host: usize) {
-        let machine = &self.hosts[host];
+    fn check_host_is_empty(&mut self, unit: usize) {
+        let machine = &self.units[unit];
         let Some(endpoint) = machine.endpoint.as_ref() else { return };
         let buffers = machine.tenancy.buffers_out();
         let lent = machine.tenancy.outgoing.iter().filter(|outgoing| outgoing.lent).count();
         let pool_used = machine.tenancy.pool_used;
         if buffers > 0 || lent > 0 || pool_used > 0 {
             let text = format!(
-                "host {host} still has {buffers} buffers, {pool_used} pool bytes, {lent} messages lent"
+                "unit {unit} still has {buffers} buffers, {pool_used} pool bytes, {lent} messages lent"
             );
             return self.oracle.violate("handles", text);
         }
@@ -373,11 +411,11 @@ impl World {
         for (name, value) in counters {
             let wrong = expected.iter().find(|(known, truth)| *known == name && *truth != value);
             if let Some((_, truth)) = wrong {
-                self.oracle.violate("counters", format!("host {host}: {name} is {value}, but it is {truth}"));
+                self.oracle.violate("counters", format!("unit {unit}: {name} is {value}, but it is {truth}"));
             }
             if value > 0 && !self.has_strangers && IMPOSSIBLE.contains(&name) {
                 let text =
-                    format!("host {host}: {name} is {value}, but every datagram came from an endpoint");
+                    format!("unit {unit}: {name} is {value}, but every datagram came from an endpoint");
                 self.oracle.violate("impossible", text);
             }
         }

@@ -35,6 +35,12 @@ pub(crate) enum Mutation {
     LoudReply,
     /// A datagram is larger than the interface takes.
     LargeDatagram,
+    /// The network card hashes differently from now on, and nobody planned that.
+    SecretRehash,
+    /// What is handed over takes a millisecond longer.
+    SlowHandOver,
+    /// What is handed over is lost.
+    LoseHandOvers,
     /// The engine looks at its timers one second late and believes the endpoint told it so.
     LateTimers,
 }

@@ -72,6 +72,8 @@ pub(crate) struct Message {
 /// One end of a connection as the checker knows it.
 #[derive(Clone, Debug)]
 pub(crate) struct Side {
+    /// The engine that owns the flow, counted over all hosts: the one that is meant to before it is known.
+    pub(crate) unit: usize,
     pub(crate) host: usize,
     pub(crate) flow: Option<FlowId>,
     pub(crate) state: State,
@@ -112,6 +114,10 @@ pub(crate) struct Oracle {
     /// Whether a backlog was ever full, a slot table ever tight, or an accept ever refused on a host.
     pub(crate) was_busy: Vec<bool>,
     pub(crate) max_flows: u32,
+    /// By how much the clocks of all hosts jumped in all.
+    pub(crate) jumped_ns: u64,
+    /// A connect takes no longer than this, if that is known.
+    pub(crate) connect_bound_ns: Option<u64>,
 }
 
 impl Oracle {
@@ -152,10 +158,10 @@ impl Oracle {
         self.enter(place, State::Ended(End::Failed(reason)));
     }
 
-    /// A server's host was told of a flow. Answers which connection it is.
+    /// A server's engine was told of a flow. Answers which connection it is.
     pub(crate) fn on_accept(
         &mut self,
-        host: usize,
+        (host, unit): (usize, usize),
         flow: FlowId,
         port: u16,
         peer: Limits,
@@ -164,14 +170,14 @@ impl Oracle {
         let connection = (peer.window_bytes % 4096) as usize;
         let place = Place { connection, side: 1 };
         let Some(known) = self.connections.get(connection) else {
-            self.violate("accept", format!("{flow:?} on host {host} has limits of nobody: {peer:?}"));
+            self.violate("accept", format!("{flow:?} on unit {unit} has limits of nobody: {peer:?}"));
             return None;
         };
         if known.limits[0] != peer || known.sides[1].host != host || !known.has_host || !known.listens {
             let expected = known.limits[0];
             self.violate(
                 "accept",
-                format!("{flow:?} on host {host} port {port} has {peer:?}, not {expected:?}"),
+                format!("{flow:?} on unit {unit} port {port} has {peer:?}, not {expected:?}"),
             );
             return None;
         }
@@ -180,6 +186,7 @@ impl Oracle {
             self.violate("accept", format!("connection {connection} is accepted again, was {state:?}"));
             return None;
         }
+        self.side(place).unit = unit;
         self.side(place).flow = Some(flow);
         self.enter(place, if taken { State::Open } else { State::Ended(End::NotTaken) });
         Some(place)
@@ -191,6 +198,10 @@ impl Oracle {
             self.violate("connect", format!("peer limits {peer:?}, not {expected:?}"));
         }
         self.check_connect_time(place);
+        let took_ns = self.now_ns - self.side(place).since_ns;
+        if self.connect_bound_ns.is_some_and(|bound_ns| took_ns > bound_ns) {
+            self.violate("round-trip", format!("{place:?} was connected only after {took_ns} ns"));
+        }
         match self.side(place).state {
             State::Connecting => self.enter(place, State::Open),
             other => self.violate("connect", format!("connected while {other:?}")),
@@ -221,7 +232,7 @@ impl Oracle {
             Reason::Refused => connection.has_host && !connection.listens,
             Reason::Busy => self.was_busy[server_host],
             Reason::TooManyFlows => self.max_flows < 1024,
-            Reason::Timeout => waited_ns >= connection.timeout_ns,
+            Reason::Timeout => waited_ns + self.jumped_ns >= connection.timeout_ns,
             // The server may have lost interest before the client knew that it was connected.
             Reason::Aborted => taken == State::Ended(End::Aborted),
             Reason::UnknownFlow => matches!(taken, State::Ended(_) | State::Absent),

@@ -78,8 +78,18 @@ totals! {
     unread_pauses,
     stranger_sent,
     stranger_answered,
+    flood_syns,
     idle_checks,
     peeks,
+    /// Datagrams that landed at another engine than their own, and what became of those.
+    handed_over,
+    hand_over_lost,
+    inbox_full,
+    /// Sent to a port at which nobody hears.
+    to_closed_port,
+    rehashes,
+    direct_checks,
+    clock_jumps,
     events,
     virtual_ms,
 }
@@ -131,7 +141,9 @@ pub(crate) struct Short(pub(crate) SocketAddr);
 impl fmt::Display for Short {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self.0 {
-            SocketAddr::V4(v4) if v4.ip().octets()[2] == 0 => write!(f, "host{}", v4.ip().octets()[3]),
+            SocketAddr::V4(v4) if v4.ip().octets()[2] == 0 => {
+                write!(f, "host{}:{}", v4.ip().octets()[3], v4.port())
+            }
             other => write!(f, "{other}"),
         }
     }
@@ -142,6 +154,9 @@ pub(crate) fn decoded(bytes: &[u8]) -> String {
     match header::parse(bytes) {
         Ok(Packet::Data(data)) => {
             let mut text = format!("#{:08x}", data.number);
+            if let Some(extended) = data.extended {
+                text += &format!(" {extended:?}");
+            }
             if let Some(ack) = data.ack {
                 let ranges: Vec<_> = ack.ranges.iter().collect();
                 text += &format!(" ack {:08x} run {} {ranges:?}", ack.largest, ack.run);

@@ -5,7 +5,7 @@ use crate::mutant::Mutant;
 use crate::oracle::Violation;
 use crate::report::Totals;
 use crate::scenario::Scenario;
-use crate::world::{Outcome, run};
+use crate::world::{Outcome, Watch, run};
 use std::cell::RefCell;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Mutex;
@@ -23,6 +23,8 @@ pub(crate) struct Options {
     pub(crate) kind: Option<String>,
     pub(crate) trace: bool,
     pub(crate) list: bool,
+    /// Where to write a capture of the datagrams.
+    pub(crate) pcap: Option<String>,
     /// Goes on after a violation and tells them all.
     pub(crate) keep_going: bool,
     /// What `cargo test` was asked for by name.
@@ -32,7 +34,8 @@ pub(crate) struct Options {
 impl Options {
     /// Reads arguments and environment. Flags of the usual test harness are taken and ignored.
     pub(crate) fn parse(mut arguments: impl Iterator<Item = String>) -> Result<Self, String> {
-        let mut options = Self { jobs: 1, ..Self::default() };
+        let jobs = std::thread::available_parallelism().map_or(1, |cores| cores.get() as u64);
+        let mut options = Self { jobs, ..Self::default() };
         let mut seed = std::env::var("SIM_SEED").ok();
         options.trace = std::env::var("SIM_TRACE").is_ok_and(|value| value == "1");
         while let Some(argument) = arguments.next() {
@@ -46,6 +49,7 @@ impl Options {
                 "--jobs" => options.jobs = number(&value("--jobs")?)?.clamp(1, 256),
                 "--kind" => options.kind = Some(value("--kind")?),
                 "--trace" => options.trace = true,
+                "--pcap" => options.pcap = Some(value("--pcap")?),
                 "--list" => options.list = true,
                 "--keep-going" => options.keep_going = true,
                 "--test-threads" | "--skip" | "--format" | "--color" => drop(value(&argument)?),
@@ -57,6 +61,9 @@ impl Options {
             && !KINDS.iter().any(|(name, _)| name == kind)
         {
             return Err(format!("there is no kind {kind}; --list names them"));
+        }
+        if options.pcap.is_some() && options.seeds != Some(1) {
+            return Err("--pcap is for one --seed".to_owned());
         }
         options.first_seed = match seed {
             Some(text) => number(&text)?,
@@ -83,12 +90,12 @@ pub(crate) fn quiet_panics() {
 }
 
 /// Runs one scenario; a panic becomes a violation.
-pub(crate) fn run_caught(scenario: Scenario, mutant: Mutant, printing: bool) -> Outcome {
+pub(crate) fn run_caught(scenario: Scenario, mutant: Mutant, watch: Watch) -> Outcome {
     let kind = scenario.kind;
-    catch_unwind(AssertUnwindSafe(|| run(scenario, mutant, printing))).unwrap_or_else(|_| {
+    catch_unwind(AssertUnwindSafe(|| run(scenario, mutant, watch))).unwrap_or_else(|_| {
         let text = LAST_PANIC.with(RefCell::take);
         let violation = Some(Violation { rule: "panic", text, at_ns: 0 });
-        Outcome { kind, violation, hash: 0, totals: Totals { seeds: 1, ..Totals::default() } }
+        Outcome { kind, violation, hash: 0, totals: Totals { seeds: 1, ..Totals::default() }, pcap: None }
     })
 }
 
@@ -96,7 +103,18 @@ fn tell(options: &Options, seed: u64, outcome: &Outcome, violation: &Violation) 
     let kind = options.kind.as_ref().map_or_else(String::new, |kind| format!(" --kind {kind}"));
     println!("sim: VIOLATION in seed {seed}, kind {}, at {} us", outcome.kind, violation.at_ns / 1_000);
     println!("sim:   {}: {}", violation.rule, violation.text);
+    println!("sim:   commit: {}", commit());
     println!("sim:   repeat: cargo test -p machnet-engine --test sim -- --seed {seed}{kind} --trace");
+}
+
+/// What is being tested, for whoever repeats it.
+fn commit() -> String {
+    let asked = std::process::Command::new("git").args(["describe", "--always", "--dirty"]).output();
+    let told = asked.ok().filter(|output| output.status.success());
+    told.map_or_else(
+        || "unknown".to_owned(),
+        |output| String::from_utf8_lossy(&output.stdout).trim().to_owned(),
+    )
 }
 
 /// Runs `count` seeds from the first one on.
@@ -105,6 +123,7 @@ pub(crate) fn run_seeds(options: &Options, count: u64) -> Result<Totals, ()> {
     let next = AtomicU64::new(0);
     let failed = AtomicBool::new(false);
     let totals = Mutex::new(Totals::default());
+    let watch = Watch { printing: options.trace, pcap: options.pcap.is_some() };
     std::thread::scope(|scope| {
         for _ in 0..options.jobs {
             scope.spawn(|| {
@@ -115,7 +134,10 @@ pub(crate) fn run_seeds(options: &Options, count: u64) -> Result<Totals, ()> {
                     }
                     let seed = options.first_seed.wrapping_add(index);
                     let scenario = Scenario::new(seed, options.kind.as_deref());
-                    let outcome = run_caught(scenario, Mutant::none(), options.trace);
+                    let outcome = run_caught(scenario, Mutant::none(), watch);
+                    if let (Some(path), Some(bytes)) = (&options.pcap, &outcome.pcap) {
+                        std::fs::write(path, bytes).expect("the capture can be written");
+                    }
                     let mut totals = totals.lock().unwrap();
                     totals.add(&outcome.totals);
                     if let Some(violation) = &outcome.violation {

@@ -3,16 +3,26 @@
 use crate::dice::Dice;
 use crate::kinds;
 use crate::network::Link;
-use machnet_engine::proto::{Congestion, MAX_MESSAGE};
+use machnet_engine::proto::{Congestion, MAX_MESSAGE, PortRange, Spread};
 
 pub(crate) const US: u64 = 1_000;
 pub(crate) const MS: u64 = 1_000_000;
 pub(crate) const SECOND: u64 = 1_000_000_000;
 
-/// The port that every host listens on.
+/// The first of the ports that every host listens on: one for each engine that it may have.
 pub(crate) const PORT: u16 = 7000;
+/// Most engines of a host.
+pub(crate) const MOST_ENGINES: u8 = 16;
+/// The UDP port of every sidecar, the first of those that it sends from.
+pub(crate) const BASE_PORT: u16 = 31_580;
 /// A port where nobody listens.
 pub(crate) const CLOSED_PORT: u16 = 7999;
+
+/// The engine that listens on a port, at a host with so many.
+pub(crate) fn listener(port: u16, engines: u8) -> Option<u8> {
+    let offset = port.checked_sub(PORT).filter(|offset| *offset < u16::from(MOST_ENGINES))?;
+    Some(offset as u8 % engines)
+}
 
 /// One host: its interface, its engine's habits, and the memory its applications lend.
 #[derive(Clone, Debug)]
@@ -30,12 +40,36 @@ pub(crate) struct HostPlan {
     /// Most datagrams that one turn of the engine sends.
     pub(crate) burst: u32,
     pub(crate) backlog: usize,
+    /// Engines of its first sidecar, and of those that are started later.
+    pub(crate) engines: u8,
+    pub(crate) engines_later: u8,
+    /// UDP ports from the base port on: so many to send from, and, if it is true, to hear at as well.
+    pub(crate) port_count: u16,
+    pub(crate) hears_at_all: bool,
+    /// Datagrams that wait at most to be taken over by an engine.
+    pub(crate) inbox: usize,
+    /// How long it takes to hand one over, and the chance in a million that it is lost.
+    pub(crate) hand_over_ns: (u64, u64),
+    pub(crate) hand_over_loss: u32,
 }
 
 impl HostPlan {
     /// The largest message that can always find room: messages out of order may fill the minimum, but never the pool.
     pub(crate) fn max_message(&self) -> u32 {
         self.pool_bytes.min(u64::from(MAX_MESSAGE)) as u32
+    }
+
+    /// Most engines of all its sidecars.
+    pub(crate) fn most_engines(&self) -> u8 {
+        self.engines.max(self.engines_later)
+    }
+
+    pub(crate) fn ports(&self) -> PortRange {
+        PortRange::new(BASE_PORT, BASE_PORT + self.port_count - 1).unwrap()
+    }
+
+    pub(crate) fn receive_ports(&self) -> PortRange {
+        if self.hears_at_all { self.ports() } else { PortRange::only(BASE_PORT) }
     }
 
     /// What the host offers each flow.
@@ -99,6 +133,8 @@ impl SidePlan {
 #[derive(Clone, Debug)]
 pub(crate) struct ConnectionPlan {
     pub(crate) client: usize,
+    /// The engine of the client, if it has so many.
+    pub(crate) client_engine: usize,
     /// `None`: an address without a host.
     pub(crate) server: Option<usize>,
     pub(crate) port: u16,
@@ -123,6 +159,10 @@ pub(crate) enum Fault {
     Up { host: usize },
     /// The path between two hosts takes only smaller datagrams from now on.
     Narrow { from: usize, to: usize, mtu: u32 },
+    /// The host's network card gets another key, or another number of queues.
+    Rehash { host: usize, new_key: bool, queues: Option<u8> },
+    /// The host's clock jumps forward.
+    Jump { host: usize, by_ns: u64 },
 }
 
 /// All that one seed decides.
@@ -145,10 +185,18 @@ pub(crate) struct Scenario {
     pub(crate) everybody_reads_ns: u64,
     /// Datagrams that somebody unknown sends.
     pub(crate) strangers: u32,
+    /// SYNs that strangers send, and the time between two.
+    pub(crate) flood: u32,
+    pub(crate) flood_interval_ns: u64,
     /// Chance in a million that a delivery finds the ring full.
     pub(crate) ring_full: u32,
     /// Chance in a million that the worker refuses an established flow.
     pub(crate) accept_fails: u32,
+    pub(crate) spread: Spread,
+    /// Every connect succeeds within this long, if it does.
+    pub(crate) connect_bound_ns: Option<u64>,
+    /// The kind chose how many engines there are.
+    pub(crate) has_engines: bool,
 }
 
 /// Most payload bytes of a typical seed.
@@ -164,7 +212,60 @@ impl Scenario {
             .unwrap_or(&kinds::KINDS[chosen]);
         let mut scenario = Self::ordinary(seed, name, &mut dice);
         shape(&mut scenario, &mut dice);
+        scenario.place_engines(&mut Dice::new(seed, 3));
         scenario
+    }
+
+    /// Engines for every host, of one for all up to sixteen, and who of the applications is where.
+    fn place_engines(&mut self, dice: &mut Dice) {
+        if !self.has_engines {
+            let choices: &[u8] = dice.pick(&[
+                &[1],
+                &[1],
+                &[1, 2, 4],
+                &[1, 2, 4],
+                &[2, 4],
+                &[1, 2, 3, 4, 6, 8],
+                &[4, 8],
+                &[1, 4, 16],
+            ]);
+            self.give_engines(choices, dice);
+        }
+        for connection in &mut self.connections {
+            connection.client_engine = dice.between(0, u64::from(MOST_ENGINES) - 1) as usize;
+            if connection.port == PORT {
+                connection.port += dice.between(0, u64::from(MOST_ENGINES) - 1) as u16;
+            }
+        }
+    }
+
+    /// Gives every host so many engines as one of the choices says, and ports and queues between them.
+    pub(crate) fn give_engines(&mut self, choices: &[u8], dice: &mut Dice) {
+        let is_paper = dice.chance(100_000);
+        let port_counts: &[u16] = if is_paper { &[64, 256] } else { &[64, 64, 64, 16, 256, 4, 1] };
+        self.spread = if is_paper { Spread::Paper } else { Spread::Learned };
+        let is_rough = dice.chance(200_000);
+        for host in &mut self.hosts {
+            host.engines = dice.pick(choices);
+            host.engines_later = if dice.chance(500_000) { host.engines } else { dice.pick(choices) };
+            host.port_count = dice.pick(port_counts);
+            host.hears_at_all = dice.chance(600_000);
+            if is_rough {
+                host.inbox = dice.pick(&[256, 32, 4]);
+                host.hand_over_ns.1 = dice.log_between(300, 500 * US);
+                host.hand_over_loss = dice.pick(&[0, 10_000, 100_000]);
+            }
+        }
+    }
+
+    /// The number of a host's first engine, counted over all hosts.
+    pub(crate) fn first_unit(&self, host: usize) -> usize {
+        self.hosts[..host].iter().map(|host| usize::from(host.most_engines())).sum()
+    }
+
+    /// Whether some network card begins to hash differently while it runs.
+    pub(crate) fn rehashes(&self) -> bool {
+        self.faults.iter().any(|(_, fault)| matches!(fault, Fault::Rehash { .. }))
     }
 
     fn ordinary(seed: u64, kind: &'static str, dice: &mut Dice) -> Self {
@@ -178,6 +279,13 @@ impl Scenario {
             window_messages: 64,
             burst: 64,
             backlog: 128,
+            engines: 1,
+            engines_later: 1,
+            port_count: 64,
+            hears_at_all: true,
+            inbox: 256,
+            hand_over_ns: (200, 2 * US),
+            hand_over_loss: 0,
         };
         let mut scenario = Self {
             seed,
@@ -195,8 +303,13 @@ impl Scenario {
             congestion: if dice.chance(200_000) { Congestion::Fixed(1 << 18) } else { Congestion::Delay },
             everybody_reads_ns: 0,
             strangers: 0,
+            flood: 0,
+            flood_interval_ns: US,
             ring_full: 0,
             accept_fails: 0,
+            spread: Spread::Learned,
+            connect_bound_ns: None,
+            has_engines: false,
         };
         scenario.link_all(dice);
         let connections = dice.between(1, 6) as usize;
@@ -258,6 +371,7 @@ impl Scenario {
         }
         ConnectionPlan {
             client,
+            client_engine: 0,
             server: Some(server),
             port: PORT,
             at_ns: dice.between(0, 2 * MS),

@@ -4,6 +4,7 @@ use crate::mutant::{Mutant, Mutation};
 use crate::report::Totals;
 use crate::runner::{Options, run_caught};
 use crate::scenario::Scenario;
+use crate::world::Watch;
 
 /// A test: true if it passed.
 type Test = fn(u64) -> Result<(), String>;
@@ -37,8 +38,8 @@ pub(crate) fn run_all(options: &Options) -> bool {
 
 fn a_seed_replays_exactly(first: u64) -> Result<(), String> {
     for seed in first..first + 40 {
-        let once = run_caught(Scenario::new(seed, None), Mutant::none(), false);
-        let again = run_caught(Scenario::new(seed, None), Mutant::none(), false);
+        let once = run_caught(Scenario::new(seed, None), Mutant::none(), Watch::default());
+        let again = run_caught(Scenario::new(seed, None), Mutant::none(), Watch::default());
         if once.hash != again.hash || once.totals != again.totals {
             return Err(format!("seed {seed}, kind {}: {:x} and {:x}", once.kind, once.hash, again.hash));
         }
@@ -47,7 +48,7 @@ fn a_seed_replays_exactly(first: u64) -> Result<(), String> {
 }
 
 fn different_seeds_differ(first: u64) -> Result<(), String> {
-    let hash = |seed| run_caught(Scenario::new(seed, Some("loss")), Mutant::none(), false).hash;
+    let hash = |seed| run_caught(Scenario::new(seed, Some("loss")), Mutant::none(), Watch::default()).hash;
     if hash(first) == hash(first + 1) { Err("two seeds have one hash".to_owned()) } else { Ok(()) }
 }
 
@@ -130,6 +131,14 @@ const MUST_HAPPEN: &[&str] = &[
     "unread_pauses",
     "stranger_sent",
     "stranger_answered",
+    "flood_syns",
+    "handed_over",
+    "hand_over_lost",
+    "inbox_full",
+    "to_closed_port",
+    "rehashes",
+    "clock_jumps",
+    "direct_checks",
     "idle_checks",
     "peeks",
 ];
@@ -139,7 +148,7 @@ fn every_kind_of_fault_happens(first: u64) -> Result<(), String> {
     let mut missing = Vec::new();
     for seed in first..first + ROUNDS {
         for (kind, _) in crate::kinds::KINDS {
-            let outcome = run_caught(Scenario::new(seed, Some(kind)), Mutant::none(), false);
+            let outcome = run_caught(Scenario::new(seed, Some(kind)), Mutant::none(), Watch::default());
             if let Some(violation) = outcome.violation {
                 return Err(format!("seed {seed}, kind {kind}: {}: {}", violation.rule, violation.text));
             }
@@ -177,6 +186,9 @@ const BROKEN: &[(Mutation, &str, &[&str])] = &[
     (Mutation::Chatter, "idle", &["silence"]),
     (Mutation::LoudReply, "strangers", &["amplification"]),
     (Mutation::LargeDatagram, "calm", &["size"]),
+    (Mutation::SecretRehash, "engines", &["direct"]),
+    (Mutation::SlowHandOver, "engines", &["round-trip"]),
+    (Mutation::LoseHandOvers, "engines", &["round-trip", "connect", "starved", "end"]),
     (Mutation::LateTimers, "connects", &["connect", "starved", "end"]),
 ];
 
@@ -188,7 +200,7 @@ fn the_checker_notices_what_is_broken(first: u64) -> Result<(), String> {
         let mut caught = false;
         for seed in first..first + TRIES {
             let mutant = Mutant::new(*mutation, (seed % 3) as u32);
-            let outcome = run_caught(Scenario::new(seed, Some(kind)), mutant, false);
+            let outcome = run_caught(Scenario::new(seed, Some(kind)), mutant, Watch::default());
             let Some(violation) = outcome.violation else { continue };
             if !rules.contains(&violation.rule) {
                 return Err(format!(

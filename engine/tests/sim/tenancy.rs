@@ -3,7 +3,7 @@
 use crate::dice::Dice;
 use crate::mutant::{Mutant, Mutation};
 use crate::oracle::{Oracle, Place};
-use crate::scenario::{HostPlan, PORT};
+use crate::scenario::{self, HostPlan};
 use crate::spans::Spans;
 use machnet_engine::proto::{FlowId, Limits, Listening, Payload, Reason, RxHandle, TxHandle};
 use std::net::SocketAddr;
@@ -72,10 +72,13 @@ pub(crate) enum Effect {
     RingFull(FlowId),
 }
 
-/// The tenants of one host.
+/// The tenants of one engine.
 #[derive(Debug)]
 pub(crate) struct Tenancy {
-    host: usize,
+    pub(crate) host: usize,
+    unit: usize,
+    /// Which engine of how many.
+    engine: (u8, u8),
     plan: HostPlan,
     slots: Vec<Option<Slot>>,
     buffers: Vec<Option<Buffer>>,
@@ -93,9 +96,11 @@ pub(crate) struct Tenancy {
 }
 
 impl Tenancy {
-    pub(crate) const fn new(host: usize, plan: HostPlan) -> Self {
+    pub(crate) const fn new(host: usize, unit: usize, engine: (u8, u8), plan: HostPlan) -> Self {
         Self {
             host,
+            unit,
+            engine,
             plan,
             slots: Vec::new(),
             buffers: Vec::new(),
@@ -293,8 +298,11 @@ impl Desk<'_> {
 impl Payload for Desk<'_> {
     fn listening(&mut self, port: u16) -> Listening {
         let host = self.tenancy.host;
-        if port != PORT {
+        let Some(listener) = scenario::listener(port, self.tenancy.engine.1) else {
             return Listening::Nobody;
+        };
+        if listener != self.tenancy.engine.0 {
+            return Listening::Elsewhere(listener);
         }
         if self.tenancy.backlog >= self.tenancy.plan.backlog {
             self.oracle.was_busy[host] = true;
@@ -304,9 +312,13 @@ impl Payload for Desk<'_> {
     }
 
     fn accept(&mut self, flow: FlowId, port: u16, from: SocketAddr, peer: Limits) -> Result<(), Reason> {
-        let host = self.tenancy.host;
+        let (host, unit) = (self.tenancy.host, self.tenancy.unit);
+        if scenario::listener(port, self.tenancy.engine.1) != Some(self.tenancy.engine.0) {
+            self.oracle.violate("engine", format!("{flow:?} for port {port} is accepted at unit {unit}"));
+        }
         let fails = self.tenancy.backlog >= self.tenancy.plan.backlog || self.dice.chance(self.accept_fails);
-        let place = self.oracle.on_accept(host, flow, port, peer, !fails).ok_or(Reason::ProtocolError)?;
+        let place =
+            self.oracle.on_accept((host, unit), flow, port, peer, !fails).ok_or(Reason::ProtocolError)?;
         // The port of `from` is the client's flow port, not the one its datagrams come from.
         if crate::world::address(self.oracle.side(place.peer()).host).ip() != from.ip() {
             self.oracle.violate("accept", format!("{flow:?} comes from {from}"));

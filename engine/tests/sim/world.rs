@@ -2,11 +2,13 @@
 
 use crate::apps::App;
 use crate::dice::Dice;
+use crate::machine::Machine;
 use crate::monitor::Phase;
 use crate::mutant::{Mutant, Mutation};
 use crate::oracle::{Connection, Oracle, Place, Side, State, Violation};
+use crate::pcap::Pcap;
 use crate::report::{Log, Totals};
-use crate::scenario::{ConnectionPlan, Fault, MS, PORT, SECOND, Scenario, US};
+use crate::scenario::{BASE_PORT, CLOSED_PORT, ConnectionPlan, Fault, HostPlan, MS, SECOND, Scenario, US};
 use crate::tenancy::{Desk, Effect, Tenancy};
 use machnet_engine::proto::time::{Duration, Instant};
 use machnet_engine::proto::{Config, Endpoint, Event, FlowId};
@@ -19,19 +21,42 @@ pub(crate) const MAX_EVENTS: u64 = 3_000_000;
 /// Something that happens at a time.
 #[derive(Clone, Debug)]
 pub(crate) enum Happening {
-    Arrive { host: usize, from: SocketAddr, bytes: Vec<u8> },
-    Turn { host: usize },
-    Timer { host: usize },
-    Room { host: usize, flow: Option<FlowId> },
-    Connect { connection: usize },
+    /// A datagram reaches a host's network card.
+    Arrive {
+        host: usize,
+        from: SocketAddr,
+        to_port: u16,
+        bytes: Vec<u8>,
+    },
+    /// A datagram reaches the engine that it was handed to.
+    HandedOver {
+        unit: usize,
+        datagram: Received,
+    },
+    Turn {
+        unit: usize,
+    },
+    Timer {
+        unit: usize,
+    },
+    Room {
+        unit: usize,
+        flow: Option<FlowId>,
+    },
+    Connect {
+        connection: usize,
+    },
     Accept(Place),
     Send(Place),
     Read(Place),
     Stop(Place),
     Fault(Fault),
     EverybodyReads,
-    Peek { host: usize },
+    Peek {
+        unit: usize,
+    },
     Stranger,
+    Flood,
     Monitor,
 }
 
@@ -59,15 +84,28 @@ impl Ord for Entry {
     }
 }
 
-/// One host.
+/// A datagram that waits for an engine.
+#[derive(Clone, Debug)]
+pub(crate) struct Received {
+    pub(crate) from: SocketAddr,
+    pub(crate) to_port: u16,
+    pub(crate) landed: Option<u8>,
+    pub(crate) bytes: Vec<u8>,
+}
+
+/// One engine of one host.
 #[derive(Debug)]
-pub(crate) struct Host {
-    /// `None` while the sidecar is down.
+pub(crate) struct Unit {
+    pub(crate) host: usize,
+    /// Its number at the host.
+    pub(crate) engine: u8,
+    /// `None` while the sidecar is down, and while it has fewer engines.
     pub(crate) endpoint: Option<Endpoint>,
     pub(crate) tenancy: Tenancy,
     pub(crate) up_since_ns: u64,
-    pub(crate) lives: u64,
-    pub(crate) received: VecDeque<(SocketAddr, Vec<u8>)>,
+    pub(crate) received: VecDeque<Received>,
+    /// What other engines handed over.
+    pub(crate) inbox: VecDeque<Received>,
     pub(crate) turn_pending: bool,
     pub(crate) timer_ns: u64,
     /// Nothing to send at the last look, and nothing has happened since.
@@ -86,7 +124,11 @@ pub(crate) struct Host {
 pub(crate) struct World {
     pub(crate) scenario: Scenario,
     pub(crate) oracle: Oracle,
-    pub(crate) hosts: Vec<Host>,
+    /// Network cards and what else the engines of a host share.
+    pub(crate) machines: Vec<Machine>,
+    /// All engines of all hosts, one host behind the other.
+    pub(crate) units: Vec<Unit>,
+    pub(crate) pcap: Option<Pcap>,
     pub(crate) apps: Vec<[App; 2]>,
     pub(crate) phase: Phase,
     pub(crate) mutant: Mutant,
@@ -107,15 +149,23 @@ pub(crate) struct Outcome {
     pub(crate) violation: Option<Violation>,
     pub(crate) hash: u64,
     pub(crate) totals: Totals,
+    pub(crate) pcap: Option<Vec<u8>>,
+}
+
+/// What somebody wants to see of a run.
+#[derive(Clone, Copy, Debug, Default)]
+pub(crate) struct Watch {
+    pub(crate) printing: bool,
+    pub(crate) pcap: bool,
 }
 
 /// The address of a host.
 pub(crate) fn address(host: usize) -> SocketAddr {
-    SocketAddr::new(IpAddr::V4(Ipv4Addr::new(10, 0, 0, host as u8 + 1)), 31580)
+    SocketAddr::new(IpAddr::V4(Ipv4Addr::new(10, 0, 0, host as u8 + 1)), BASE_PORT)
 }
 
 pub(crate) fn host_of(address: SocketAddr, hosts: usize) -> Option<usize> {
-    (0..hosts).find(|host| self::address(*host) == address)
+    (0..hosts).find(|host| self::address(*host).ip() == address.ip())
 }
 
 /// Somebody whom nobody knows.
@@ -129,8 +179,9 @@ pub(crate) fn nobody() -> SocketAddr {
 }
 
 /// Runs a scenario to its end or its first violation.
-pub(crate) fn run(scenario: Scenario, mutant: Mutant, printing: bool) -> Outcome {
-    let mut world = World::new(scenario, mutant, printing);
+pub(crate) fn run(scenario: Scenario, mutant: Mutant, watch: Watch) -> Outcome {
+    let mut world = World::new(scenario, mutant, watch.printing);
+    world.pcap = watch.pcap.then(Pcap::default);
     while world.oracle.violation.is_none() && world.phase != Phase::Over {
         world.step();
     }
@@ -141,11 +192,13 @@ pub(crate) fn run(scenario: Scenario, mutant: Mutant, printing: bool) -> Outcome
         violation: world.oracle.violation.clone(),
         hash: world.oracle.log.hash(),
         totals: world.oracle.totals.clone(),
+        pcap: world.pcap.map(Pcap::into_bytes),
     }
 }
 
 fn known_connection(scenario: &Scenario, index: usize, plan: &ConnectionPlan) -> Connection {
-    let side = |host| Side {
+    let side = |host: usize| Side {
+        unit: scenario.first_unit(host),
         host,
         flow: None,
         state: State::Absent,
@@ -162,7 +215,7 @@ fn known_connection(scenario: &Scenario, index: usize, plan: &ConnectionPlan) ->
     Connection {
         sides: [side(plan.client), side(server)],
         has_host: plan.server.is_some(),
-        listens: plan.port == PORT,
+        listens: plan.port != CLOSED_PORT,
         timeout_ns: plan.timeout_ns,
         limits: [
             Tenancy::limits(&scenario.hosts[plan.client], index),
@@ -185,6 +238,8 @@ impl World {
             dead_after_ns: scenario.dead_after_ns,
             was_busy: vec![false; scenario.hosts.len()],
             max_flows: scenario.max_flows,
+            jumped_ns: 0,
+            connect_bound_ns: scenario.connect_bound_ns,
         };
         let apps = scenario.connections.iter().map(App::pair).collect();
         let dice = Dice::new(scenario.seed, 2);
@@ -192,7 +247,9 @@ impl World {
         let mut world = Self {
             scenario,
             oracle,
-            hosts: Vec::new(),
+            machines: Vec::new(),
+            units: Vec::new(),
+            pcap: None,
             apps,
             phase: Phase::Active,
             mutant,
@@ -204,8 +261,12 @@ impl World {
             has_strangers,
         };
         for host in 0..world.scenario.hosts.len() {
-            let made = world.new_host(host, 0);
-            world.hosts.push(made);
+            let machine = Machine::new(&world.scenario, host);
+            world.machines.push(machine);
+            for engine in 0..world.scenario.hosts[host].most_engines() {
+                world.units.push(Unit::absent(host, engine, &world.scenario.hosts[host]));
+            }
+            world.start_host(host);
         }
         world.plan_everything();
         world
@@ -229,35 +290,19 @@ impl World {
         if self.scenario.strangers > 0 {
             self.at(1, Happening::Stranger);
         }
-        for host in 0..self.hosts.len() {
-            self.at(1, Happening::Peek { host });
+        if self.scenario.flood > 0 {
+            self.at(1, Happening::Flood);
+        }
+        for unit in 0..self.units.len() {
+            self.at(1, Happening::Peek { unit });
         }
         self.at(MS, Happening::Monitor);
     }
 
-    pub(crate) fn new_host(&mut self, host: usize, lives: u64) -> Host {
-        let mut dice = Dice::new(self.scenario.seed, 1_000 + host as u64 * 100 + lives);
-        let seed = [dice.next(), dice.next()];
-        Host {
-            endpoint: Some(Endpoint::new(self.config(host), seed)),
-            tenancy: Tenancy::new(host, self.scenario.hosts[host].clone()),
-            up_since_ns: self.now_ns(),
-            lives,
-            received: VecDeque::new(),
-            turn_pending: false,
-            timer_ns: u64::MAX,
-            drained: false,
-            drained_until: None,
-            instant_ns: 0,
-            timeouts_at_once: 0,
-            datagrams_at_once: 0,
-            datagrams_handled: 0,
-            datagrams_sent: 0,
-        }
-    }
-
-    fn config(&self, host: usize) -> Config {
+    pub(crate) fn config(&self, unit: usize) -> Config {
         let scenario = &self.scenario;
+        let Unit { host, engine, .. } = self.units[unit];
+        let (plan, machine) = (&scenario.hosts[host], &self.machines[host]);
         let keepalive_ns = if self.mutant.lasts(Mutation::Chatter) {
             scenario.keepalive_ns / 100
         } else {
@@ -276,6 +321,12 @@ impl World {
             max_ack_delay: Duration::from_nanos(scenario.max_ack_delay_ns),
             congestion: scenario.congestion,
             max_outstanding: scenario.max_outstanding,
+            engine,
+            engines: machine.engines,
+            ports: plan.ports(),
+            receive_ports: plan.receive_ports(),
+            spread: scenario.spread,
+            cookie_secret: Some(machine.secret),
             ..Config::default()
         }
     }
@@ -284,8 +335,20 @@ impl World {
         self.oracle.now_ns
     }
 
-    pub(crate) const fn now(&self) -> Instant {
-        Instant::from_nanos(self.oracle.now_ns)
+    /// What an engine's clock shows.
+    pub(crate) fn clock(&self, unit: usize) -> Instant {
+        Instant::from_nanos(self.oracle.now_ns + self.machines[self.units[unit].host].jumped_ns)
+    }
+
+    /// How the host of an engine is made.
+    pub(crate) fn plan(&self, unit: usize) -> &HostPlan {
+        &self.scenario.hosts[self.units[unit].host]
+    }
+
+    /// The engine to which the client's application is attached, of those that the sidecar has now.
+    pub(crate) fn client_unit(&self, plan: &ConnectionPlan) -> usize {
+        let engines = usize::from(self.machines[plan.client].engines);
+        self.scenario.first_unit(plan.client) + plan.client_engine % engines
     }
 
     /// Plans something.
@@ -309,10 +372,11 @@ impl World {
             self.oracle.violate("livelock", format!("more than {MAX_EVENTS} events"));
         }
         match entry.what {
-            Happening::Arrive { host, from, bytes } => self.arrive(host, from, bytes),
-            Happening::Turn { host } => self.turn(host),
-            Happening::Timer { host } => self.timer(host, entry.at_ns),
-            Happening::Room { host, flow } => self.room(host, flow),
+            Happening::Arrive { host, from, to_port, bytes } => self.arrive(host, from, to_port, bytes),
+            Happening::HandedOver { unit, datagram } => self.take_over(unit, datagram),
+            Happening::Turn { unit } => self.turn(unit),
+            Happening::Timer { unit } => self.timer(unit, entry.at_ns),
+            Happening::Room { unit, flow } => self.room(unit, flow),
             Happening::Connect { connection } => self.connect(connection),
             Happening::Accept(place) => self.accept(place),
             Happening::Send(place) => self.send(place),
@@ -320,8 +384,9 @@ impl World {
             Happening::Stop(place) => self.stop(place),
             Happening::Fault(fault) => self.fault(fault),
             Happening::EverybodyReads => self.everybody_reads(),
-            Happening::Peek { host } => self.peek(host),
+            Happening::Peek { unit } => self.peek(unit),
             Happening::Stranger => self.stranger(),
+            Happening::Flood => self.flood(),
             Happening::Monitor => self.monitor(),
         }
     }
@@ -329,11 +394,11 @@ impl World {
     /// Calls into a living endpoint and then does what a worker must: events, effects.
     pub(crate) fn call<R>(
         &mut self,
-        host: usize,
+        unit: usize,
         call: impl FnOnce(&mut Endpoint, Instant, &mut Desk<'_>) -> R,
     ) -> Option<R> {
-        let now = self.now();
-        let machine = &mut self.hosts[host];
+        let now = self.clock(unit);
+        let machine = &mut self.units[unit];
         machine.drained = false;
         let endpoint = machine.endpoint.as_mut()?;
         let mut desk = Desk {
@@ -345,30 +410,32 @@ impl World {
             accept_fails: self.scenario.accept_fails,
         };
         let answer = call(endpoint, now, &mut desk);
-        self.drain_events(host);
-        self.apply_effects(host);
+        self.drain_events(unit);
+        self.apply_effects(unit);
         Some(answer)
     }
 
-    fn drain_events(&mut self, host: usize) {
-        while let Some(event) = self.hosts[host].endpoint.as_mut().and_then(Endpoint::poll_event) {
-            self.on_event(host, event);
+    fn drain_events(&mut self, unit: usize) {
+        while let Some(event) = self.units[unit].endpoint.as_mut().and_then(Endpoint::poll_event) {
+            self.on_event(unit, event);
         }
     }
 
-    fn on_event(&mut self, host: usize, event: Event) {
+    fn on_event(&mut self, unit: usize, event: Event) {
         let (Event::Connected { flow, .. }
         | Event::ConnectFailed { flow, .. }
         | Event::Closed { flow, .. }
         | Event::Finished { flow }
         | Event::Reset { flow, .. }) = event;
         let now_ns = self.now_ns();
-        self.oracle.log.say(now_ns, || format!("host{} {event:?}", host + 1));
-        let Some(place) = self.hosts[host].tenancy.place(flow) else {
-            return self.oracle.violate("flow", format!("host {host}: {event:?} of an unknown flow"));
+        self.oracle.log.say(now_ns, || {
+            format!("host{}.{} {event:?}", self.units[unit].host + 1, self.units[unit].engine)
+        });
+        let Some(place) = self.units[unit].tenancy.place(flow) else {
+            return self.oracle.violate("flow", format!("unit {unit}: {event:?} of an unknown flow"));
         };
         if !matches!(event, Event::Connected { .. }) {
-            self.check_handles_home(host, place, flow);
+            self.check_handles_home(unit, place, flow);
             if self.mutant.strikes(Mutation::LoseEnd) {
                 return;
             }
@@ -393,20 +460,20 @@ impl World {
     }
 
     /// A flow is gone: everything reserved for it must be, and its slot is free.
-    pub(crate) fn check_handles_home(&mut self, host: usize, place: Place, flow: FlowId) {
-        let leaked = self.hosts[host].tenancy.close(flow);
+    pub(crate) fn check_handles_home(&mut self, unit: usize, place: Place, flow: FlowId) {
+        let leaked = self.units[unit].tenancy.close(flow);
         if leaked > 0 {
             self.oracle.violate("handles", format!("{place:?} ended with {leaked} buffers reserved"));
         }
-        let known = self.hosts[host].endpoint.as_ref().is_some_and(|endpoint| endpoint.stats(flow).is_some());
+        let known = self.units[unit].endpoint.as_ref().is_some_and(|endpoint| endpoint.stats(flow).is_some());
         if known {
             self.oracle.violate("flow", format!("{place:?} ended, but {flow:?} still has statistics"));
         }
     }
 
-    fn apply_effects(&mut self, host: usize) {
+    fn apply_effects(&mut self, unit: usize) {
         let now_ns = self.now_ns();
-        for effect in core::mem::take(&mut self.hosts[host].tenancy.effects) {
+        for effect in core::mem::take(&mut self.units[unit].tenancy.effects) {
             match effect {
                 Effect::Accepted(place) => {
                     let delay_ns = self.scenario.connections[place.connection].accept_delay_ns;
@@ -417,27 +484,28 @@ impl World {
                 Effect::RingFull(flow) => {
                     let flow = self.dice.chance(500_000).then_some(flow);
                     let delay_ns = self.dice.between(US, 100 * US);
-                    self.at(now_ns + delay_ns, Happening::Room { host, flow });
+                    self.at(now_ns + delay_ns, Happening::Room { unit, flow });
                 }
             }
         }
-        self.want_turn(host);
+        self.want_turn(unit);
     }
 
     /// Since when datagrams can travel both ways between the living hosts of a connection.
     pub(crate) fn connected_since_ns(&self, connection: usize) -> Option<u64> {
         let known = &self.oracle.connections[connection];
-        let [client, server] = [known.sides[0].host, known.sides[1].host];
+        let [client, server] = [&known.sides[0], &known.sides[1]];
         if !known.has_host {
             return None;
         }
         let mut since_ns = 0;
         for (from, to) in [(client, server), (server, client)] {
-            let link = &self.scenario.links[from * self.hosts.len() + to];
-            if link.cuts > 0 || self.hosts[from].endpoint.is_none() {
+            let link = &self.scenario.links[from.host * self.scenario.hosts.len() + to.host];
+            if link.cuts > 0 || !self.machines[from.host].is_up {
                 return None;
             }
-            since_ns = since_ns.max(link.healed_ns).max(self.hosts[from].up_since_ns);
+            let up_since_ns = self.units[self.scenario.first_unit(from.host)].up_since_ns;
+            since_ns = since_ns.max(link.healed_ns).max(up_since_ns);
         }
         Some(since_ns)
     }

@@ -94,7 +94,7 @@ pub enum Holder {
         /// Its process, where it can be seen.
         process: Option<u32>,
     },
-    /// A program that is no sidecar.
+    /// Another program; or a sidecar that sends from the port, which takes no lock.
     OtherProgram {
         /// The port, for the advice.
         port: u16,
@@ -115,7 +115,8 @@ impl fmt::Display for Holder {
             }
             Self::OtherProgram { port } => write!(
                 f,
-                "a program that is no sidecar (`ss -ulpn sport = :{port}` names it): stop it or use another port"
+                "another program, or a sidecar that sends from it (udp_ports); `ss -ulpn sport = :{port}` names it: stop it or use \
+                 another port"
             ),
         }
     }

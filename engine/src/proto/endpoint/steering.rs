@@ -150,6 +150,9 @@ impl Endpoint {
                 }
             }
         }
+        if paper {
+            ports = connecting.guessed_ports(config);
+        }
         flow.route.pair = match connecting.known {
             Some((_, pair)) if connecting.sends == 0 => pair,
             _ if server_engines == 1 => Pair { from: config.ports.first(), to: connecting.named_port },

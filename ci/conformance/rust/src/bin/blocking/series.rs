@@ -76,9 +76,7 @@ impl Agent {
         while expected.next < numbers.end {
             let done = json!({ "received": expected.received() });
             let is_right = match command.text_or("how", "copy")? {
-                "copy" | "loan" | "iterator" => {
-                    flow.recv_with(wait).map(|message| expected.take(&message))
-                }
+                "copy" | "loan" | "iterator" => flow.recv_with(wait).map(|message| expected.take(&message)),
                 "into" => flow.recv_into(&mut buffer, wait).map(|count| expected.take(&buffer[..count])),
                 "batch" => {
                     let (mut batch, most) = (Vec::new(), BATCH.min((numbers.end - expected.next) as usize));

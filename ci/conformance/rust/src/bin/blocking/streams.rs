@@ -27,9 +27,8 @@ impl Agent {
         let mut buffer = vec![0; command.number("length")?];
         let (mut length, mut is_end) = (0, false);
         while length < buffer.len() && !is_end {
-            let count = stream
-                .read_with(&mut buffer[length..], wait)
-                .map_err(after(json!({ "length": length })))?;
+            let count =
+                stream.read_with(&mut buffer[length..], wait).map_err(after(json!({ "length": length })))?;
             length += count;
             is_end = count == 0;
         }

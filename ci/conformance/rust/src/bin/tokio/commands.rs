@@ -131,12 +131,10 @@ impl Agent {
                 self.name_flow(command, flow)
             }
             // It has no such call, but its first poll is one.
-            "try_accept" => {
-                match within(Some(Duration::ZERO), self.listener(command)?.accept()).await {
-                    Err(Error::TimedOut) => Ok(none()),
-                    outcome => self.name_flow(command, outcome?),
-                }
-            }
+            "try_accept" => match within(Some(Duration::ZERO), self.listener(command)?.accept()).await {
+                Err(Error::TimedOut) => Ok(none()),
+                outcome => self.name_flow(command, outcome?),
+            },
             "close" => self.close(command).await,
             "reset" => {
                 match self.handle(command, "handle")? {

@@ -115,9 +115,7 @@ impl Agent {
         for number in numbers.clone() {
             let received = number - numbers.start;
             if recv_cancelled(&flow).await?.is_some() {
-                return Ok(
-                    json!({ "received": received, "cancelled": cancelled, "won": won, "ok": false }),
-                );
+                return Ok(json!({ "received": received, "cancelled": cancelled, "won": won, "ok": false }));
             }
             cancelled += 1;
             within(command.timeout()?, flow.send(&demand)).await?;
@@ -132,9 +130,7 @@ impl Agent {
                 }
             };
             if series.number_of(&message) != Some(number) {
-                return Ok(
-                    json!({ "received": received, "cancelled": cancelled, "won": won, "ok": false }),
-                );
+                return Ok(json!({ "received": received, "cancelled": cancelled, "won": won, "ok": false }));
             }
         }
         Ok(json!({ "received": numbers.len(), "cancelled": cancelled, "won": won, "ok": true }))

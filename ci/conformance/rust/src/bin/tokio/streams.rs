@@ -70,8 +70,7 @@ impl Agent {
         let (mut bytes, mut buffer) = (0, vec![0; PIECE]);
         loop {
             let failed = |error| after(json!({ "bytes": bytes }))(error);
-            let count =
-                within(command.timeout()?, read_some(&stream, &mut buffer)).await.map_err(failed)?;
+            let count = within(command.timeout()?, read_some(&stream, &mut buffer)).await.map_err(failed)?;
             if count == 0 {
                 within(command.timeout()?, shut_down(&stream)).await.map_err(failed)?;
                 return Ok(json!({ "bytes": bytes }));
