@@ -86,7 +86,16 @@ pub(crate) struct Board {
 
 impl Default for Board {
     fn default() -> Self {
-        Self { count: 0, latest: 0, clock: 0, period: 1, round: 0, is_taken: false, list: VecDeque::new(), gone: 0 }
+        Self {
+            count: 0,
+            latest: 0,
+            clock: 0,
+            period: 1,
+            round: 0,
+            is_taken: false,
+            list: VecDeque::new(),
+            gone: 0,
+        }
     }
 }
 
