@@ -35,7 +35,7 @@ describe('channel', { timeout: 6 * LONG }, () => {
     await assert.rejects(sidecar.attach({ engine: 7 }), {
       code: 'NoEngine',
       errno: errorCodes.NoEngine,
-      message: 'the sidecar has no engine 7; `machnet status` lists its engines',
+      message: /^the sidecar has no engine7: /,
     });
   });
 
