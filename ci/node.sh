@@ -60,6 +60,11 @@ cp node/tests/*.js node/tests/*.?ts node/tests/package.json node/tests/package-l
 (cd "$clean/tests" && npm ci --silent --ignore-scripts --prefer-offline) ||
     skip "the tools of node/tests/package-lock.json cannot be installed: no way to npm's registry?"
 
+# For the agent of ci/conformance, which comes later.
+rm -rf "$work/installed"
+mkdir "$work/installed"
+cp -r "$clean/node_modules" "$work/installed"
+
 unset MACHNET
 (cd "$clean" && "$clean/node_modules/.bin/machnet" --version)
 cd "$clean/tests"

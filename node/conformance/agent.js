@@ -436,16 +436,16 @@ function within(command, signal, stream, begin) {
       else resolve();
     };
     const onAbort = () => {
-      if (typeof undo === 'function') undo();
       settle(signal.reason);
+      if (typeof undo === 'function') undo();
     };
     if (stream.errored) return settle(stream.errored);
     if (signal?.aborted) return settle(signal.reason);
     signal?.addEventListener('abort', onAbort);
     if (command.timeout_ms !== undefined) {
       timer = setTimeout(() => {
-        if (typeof undo === 'function') undo();
         settle(new machnet.TimeoutError('TimedOut', 'timed out'));
+        if (typeof undo === 'function') undo();
       }, command.timeout_ms);
     }
     undo = begin(settle);

@@ -35,7 +35,7 @@ describe('channel', { timeout: 6 * LONG }, () => {
     await assert.rejects(sidecar.attach({ engine: 7 }), {
       code: 'NoEngine',
       errno: errorCodes.NoEngine,
-      message: 'the sidecar has no engine 7; `machnet status` lists its engines',
+      message: /^the sidecar has no engine7: /,
     });
   });
 
@@ -87,7 +87,11 @@ describe('channel', { timeout: 6 * LONG }, () => {
     const listener = await channel.listen(sidecar.address());
     await assert.rejects(channel.listen(listener.address), { code: 'AddressInUse' });
     await listener.close();
-    await assert.rejects(channel.connect(listener.address), {
+    // The sidecar is told over its socket, which a connect through shared memory may overtake.
+    const connectUntilRefused = async () => {
+      for (;;) await (await channel.connect(listener.address)).close();
+    };
+    await assert.rejects(connectUntilRefused(), {
       code: 'Refused',
       message: `${listener.address.host}:${listener.address.port} refused: its sidecar has no listener on port ${listener.address.port}`,
     });
