@@ -40,6 +40,19 @@ namespace Machnet
             }
         }
 
+        /// <summary>The number of an engine, for <see cref="AttachOptions.Engine"/>, that is named as <c>machnet status</c> does: "engine0",
+        /// "engine 0" or "0". It does not ask whether there is one. Throws a <see cref="MachnetException"/> of InvalidArgument.</summary>
+        public static unsafe int EngineNumber(string name)
+        {
+            Library.Check();
+            fixed (byte* text = Library.TextIn(name ?? throw new ArgumentNullException(nameof(name)), nameof(name)))
+            {
+                int engine;
+                int status = NativeMethods.machnet_engine_number(text, &engine);
+                return status == Library.Ok ? engine : throw MachnetException.OfLastCall(status);
+            }
+        }
+
         /// <summary>What the channel is.</summary>
         public ChannelInfo Info { get; }
 

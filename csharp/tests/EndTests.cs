@@ -341,9 +341,10 @@ namespace Machnet.Tests
             stats = await pair.Far.GetStatsAsync();
             Check.Equal(1L, stats.MessagesReceived);
             Check.Equal(1000L, stats.BytesReceived);
+            Check.Fails(MachnetError.InvalidArgument, () => Channel.EngineNumber("turbine"));
             using var named = Hosts.Attach(Hosts.Near, options =>
             {
-                options.Engine = 0;
+                options.Engine = Channel.EngineNumber("engine0");
                 options.Name = "named";
                 options.Sizes = ChannelSizes.Small;
                 options.MaxFlows = 4;

@@ -163,6 +163,15 @@ namespace Machnet.Native
         internal static extern int machnet_attach_options_init(MachnetAttachOptions* options, System.UIntPtr struct_size);
 
         /// <summary>
+        ///  The number of an engine, for `engine` of the options, that is named as `machnet status` does: "engine0", "engine 0" or "0". It does
+        ///  not ask whether there is one: `machnet_attach_with` answers MACHNET_STATUS_NO_ENGINE, with those that there are. Thread-safe.
+        ///
+        ///  Returns 0 and `*engine`; or MACHNET_STATUS_INVALID_ARGUMENT.
+        /// </summary>
+        [DllImport(__DllName, EntryPoint = "machnet_engine_number", CallingConvention = CallingConvention.Cdecl, ExactSpelling = true)]
+        internal static extern int machnet_engine_number(byte* name, int* engine);
+
+        /// <summary>
         ///  Attaches to a sidecar. `options` may be NULL for the defaults. Takes about a millisecond; waits at most 5 s. Thread-safe.
         ///
         ///  Returns 0 and `*channel`, to be ended with `machnet_channel_close`; or MACHNET_STATUS_NO_SIDECAR, SOCKET_PERMISSION,
