@@ -8,18 +8,42 @@
 #
 # Each language has a root of its own, kept among the tools ($CI_TOOLS_DIR) and never written to again: a run sees it through an
 # overlay in memory, with namespaces of its own for mounts, processes and network, so that nothing of it reaches this machine. The
-# first run downloads Debian's packages. It needs root, debootstrap and overlayfs, and says aloud if it must do without.
+# first run downloads Debian's packages. CLEAN_SUITE=bullseye takes an older Debian. It needs root, debootstrap and overlayfs, and says
+# aloud if it must do without.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 . ci/common.sh
 
-# language; Debian's packages in its root; a file of target/dist that must be there; the test, which runs in the root.
+# language; Debian's packages in its root; a file of target/dist that must be there. The test is ci/clean-root/LANGUAGE.sh.
 table() {
     cat <<TABLE
 c       gcc,libc6-dev,pkg-config    c/machnet-$version-linux-$platform.tar.gz
 python  python3,python3-venv        python/machnet-$version-cp311-abi3-manylinux_2_28_$platform.whl
 go      gcc,libc6-dev               go/github.com/machnet/machnet/go/@v/v$version.zip
+node    libstdc++6                  node/machnet-$version.tgz
+csharp  libstdc++6,zlib1g           csharp/Machnet.$version.nupkg
 TABLE
+}
+
+# Where Debian 12 has none that is new enough, this machine lends its own: words "FROM:TO". Fails with the reason.
+lent_to() {
+    local npm
+    case "$1" in
+        go)
+            command -v go >/dev/null 2>&1 || { echo "Go is not installed" && return 1; }
+            echo "$(go env GOROOT):/usr/local/go"
+            ;;
+        node)
+            command -v node >/dev/null 2>&1 && npm="$(readlink -f "$(command -v npm)")" || { echo "Node.js or npm is not installed" && return 1; }
+            echo "$(readlink -f "$(command -v node)"):/usr/bin/node ${npm%/bin/*}:/usr/lib/npm"
+            ;;
+        csharp)
+            local dotnet
+            dotnet="$(find "$tools_dir" -maxdepth 1 -name 'dotnet-sdk-*' | sort | tail -n 1)"
+            [ -n "$dotnet" ] || { echo "there is no .NET, which ci/csharp.sh fetches" && return 1; }
+            echo "$dotnet:/opt/dotnet"
+            ;;
+    esac
 }
 
 version="$(version_of_workspace)"
@@ -27,7 +51,7 @@ platform="$(uname -m)"
 roots="$tools_dir/clean-root"
 dist="$(realpath -m "$target_dir/dist")"
 here="$PWD/ci/clean-root"
-suite=bookworm
+suite="${CLEAN_SUITE:-bookworm}"
 
 languages=()
 for argument in "$@"; do
@@ -96,7 +120,7 @@ make_layer() {
 lines_of() { awk -v start="\`\`\`$2" '$0 == start { on = 1; next } on && /^```$/ { exit } on' "$1"; }
 
 run() {
-    local language="$1" inside
+    local language="$1" inside file
     inside="$(mktemp -d)"
     # What the test reads beside the package: its own lines, and those of the READMEs.
     mkdir "$inside/test"
@@ -105,13 +129,14 @@ run() {
         c) lines_of README.md 'c run=client' >"$inside/test/client.c" ;;
         python) lines_of python/README.md python >"$inside/test/lines.py" ;;
         go) lines_of go/README.md 'go ten-lines' >"$inside/test/lines.go" ;;
-        node) lines_of node/README.md 'js ten-lines' >"$inside/test/lines.mjs" ;;
+        node) lines_of node/README.md js >"$inside/test/lines.mjs" ;;
         csharp) lines_of csharp/README.md 'csharp ten-lines' >"$inside/test/lines.cs" ;;
     esac
-    local lent=""
-    [ "$language" != go ] || lent="$(go env GOROOT):/usr/local/go"
+    for file in "$inside"/test/client.c "$inside"/test/lines.*; do
+        [ ! -e "$file" ] || [ -s "$file" ] || { echo "the README of $language has no lines to run" && return 1; }
+    done
     # shellcheck disable=SC2016
-    INSIDE="$inside" LOWER="$roots/$suite-$language/upper:$roots/$suite" DIST="$dist" LENT="$lent" CACHE="$roots/cache-$language" \
+    INSIDE="$inside" LOWER="$roots/$suite-$language/upper:$roots/$suite" DIST="$dist" LENT="$2" CACHE="$roots/cache-$language" \
         LANGUAGE_NAME="$language" VERSION="$version" PLATFORM="$platform" timeout --kill-after=5 240 \
         unshare --mount --net --pid --ipc --uts --fork --kill-child bash -euc '
         root="$INSIDE/root"
@@ -122,18 +147,21 @@ run() {
         mount -t proc proc "$root/proc"
         mount --rbind /dev "$root/dev"
         ip link set lo up
-        useradd() { echo "user:x:1000:1000::/home/user:/bin/bash" >>"$root/etc/passwd"; echo "user:x:1000:" >>"$root/etc/group"; }
+        useradd() { echo "user:x:1000:1000::/user:/bin/bash" >>"$root/etc/passwd"; echo "user:x:1000:" >>"$root/etc/group"; }
         useradd
-        install -d -o 1000 -g 1000 "$root/home/user"
+        install -d -o 1000 -g 1000 "$root/user"
         # Read only: what is lent, the packages, the test.
-        lend() { mkdir -p "$root$2" && mount --bind "$1" "$root$2" && mount -o remount,bind,ro "$root$2"; }
+        lend() {
+            if [ -d "$1" ]; then mkdir -p "$root$2"; else touch "$root$2"; fi
+            mount --bind "$1" "$root$2" && mount -o remount,bind,ro "$root$2"
+        }
         lend "$DIST" /dist
         lend "$INSIDE/test" /test
-        [ -z "$LENT" ] || lend "${LENT%%:*}" "${LENT#*:}"
+        for pair in $LENT; do lend "${pair%%:*}" "${pair#*:}"; done
         # What only makes the next run quicker, such as a compiler that keeps what it compiled.
         install -d -o 1000 -g 1000 "$CACHE" "$root/cache"
         mount --bind "$CACHE" "$root/cache"
-        chroot --userspec=1000:1000 "$root" env -i HOME=/home/user PATH=/usr/local/go/bin:/usr/bin:/bin LANG=C.UTF-8 \
+        chroot --userspec=1000:1000 "$root" env -i HOME=/user PATH=/usr/local/go/bin:/usr/bin:/bin LANG=C.UTF-8 \
             VERSION="$VERSION" PLATFORM="$PLATFORM" TMPDIR=/tmp bash -eu -o pipefail "/test/$LANGUAGE_NAME.sh"
     ' </dev/null
     local code=$?
@@ -145,11 +173,11 @@ passed=0 failed=()
 for language in "${languages[@]}"; do
     read -r _ packages artefact < <(table | grep "^$language ")
     [ -e "$dist/$artefact" ] || { echo "SKIPPED clean-root: $language: there is no $dist/$artefact: ci/dist.sh makes it" && continue; }
-    if [ "$language" = go ] && ! command -v go >/dev/null 2>&1; then echo "SKIPPED clean-root: go: Go is not installed" && continue; fi
+    lent="$(lent_to "$language")" || { echo "SKIPPED clean-root: $language: $lent" && continue; }
     make_base || skip_all "debootstrap could not make a root; $roots/debootstrap.log says why"
     make_layer "$language" "$packages" || { echo "SKIPPED clean-root: $language: its packages cannot be installed" && continue; }
     began=$SECONDS
-    if run "$language"; then
+    if run "$language" "$lent"; then
         passed=$((passed + 1))
         echo "clean-root: $language ok, $((SECONDS - began)) s"
     else

@@ -92,6 +92,8 @@ dist_python() {
         [ "$(grep -c : "$work/glibc.log")" = 2 ] || { echo "$wheel does not bring both the library and the sidecar:" && cat "$work/glibc.log" && return 1; }
     done
     python3 python/elsewhere/make_wheel.py "$wheel" "$out/python" >/dev/null
+    # The sources do not keep the sidecar of the last platform.
+    rm -f python/machnet/bin/machnet
 }
 
 # ---- Go -----------------------------------------------------------------------------------------------------------------
@@ -120,7 +122,7 @@ unzip_list() { python3 -c 'import sys, zipfile; print("\n".join(zipfile.ZipFile(
 
 # ---- Node, C#: their own scripts know how -------------------------------------------------------------------------------
 
-# Called as SCRIPT FOLDER PLATFORM..., with MACHNET_PORTABLE naming the folder with a folder for each platform.
+# Called as SCRIPT FOLDER PLATFORM...; MACHNET_PORTABLE names the folder that has machnet and libmachnet.so in a folder per platform.
 by_script() {
     local kind="$1" script="ci/dist-$1.sh" file
     [ -x "$script" ] || { skipped "$kind: there is no $script yet" && return; }

@@ -83,7 +83,8 @@ required="$(awk '/^require \(/ { on = 1; next } /^\)/ { on = 0 } on { print $1 }
     grep -v "^$module/platform/" || true)"
 [ -z "$required" ] || { printf 'the library has dependencies:\n%s\n' "$required" && exit 1; }
 # Never from a cache, which does not know when the sidecar changed.
-(cd go && go vet ./... && GODEBUG=cgocheck=1 go test -count=1 -race -timeout 200s ./...)
+ci/layout.sh >"$target/go-layout"
+(cd go && go vet ./... && LAYOUT_TABLE="$target/go-layout" GODEBUG=cgocheck=1 go test -count=1 -race -timeout 200s ./...)
 
 # Elsewhere it compiles, and says at Attach what is possible there.
 for other in darwin/arm64 windows/amd64 freebsd/amd64 linux/riscv64; do
@@ -155,6 +156,10 @@ server=$!
 exec 4<>"$work/server.out"
 wait_for '^listening on' "$work/server.out"
 MACHNET_SOCKET="$work/machnet.sock" timeout 60 "$work/outside/echo" client 127.0.0.1:7000
+# With the tag for an installed library, the command becomes the installed one, and never itself.
+(cd go && go build -tags machnet_pkgconfig -o "$work/by-tag/machnet" ./cmd/machnet)
+by_tag="$(PATH="$work/by-tag:${MACHNET%/*}:$PATH" "$work/by-tag/machnet" --version)"
+[ "$by_tag" = "$("$MACHNET" --version)" ] || { echo "cmd/machnet with the tag machnet_pkgconfig said: $by_tag" && exit 1; }
 [ "$(readlink "/proc/$sidecar/exe")" = "$(echo "$work"/cache/machnet/bin/machnet-*)" ] || { echo "$sidecar is not the sidecar" && exit 1; }
 kill "$server"
 wait "$server" || true

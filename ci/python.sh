@@ -66,6 +66,7 @@ unset MACHNET
 
 "$clean/bin/python" -m mypy --config-file python/pyproject.toml --package machnet
 (cd python && MYPYPATH=tests "$clean/bin/python" -m mypy tests/*.py elsewhere/*.py examples/server.py examples/client.py examples/aio_server.py)
+(cd python/conformance && "$clean/bin/python" -m mypy --config-file ../pyproject.toml ./*.py)
 # Away from the sources, so that it compares what was installed.
 (cd "$work" && "$clean/bin/python" -m mypy.stubtest machnet --ignore-unused-allowlist \
     --allowlist "$OLDPWD/python/stubtest-allowlist.txt")

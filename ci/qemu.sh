@@ -104,7 +104,7 @@ sed -n "/^cat >server.c <<'C'\$/,/^C\$/{//!p}" ci/clean-root/c.sh >"$work/server
 mkfifo "$work/server.out"
 MACHNET_SOCKET="$work/127.0.0.2.sock" emulated "$work/server" >"$work/server.out" &
 running+=($!)
-read -r -t 60 line <"$work/server.out"
+read -r -t 60 line <"$work/server.out" || fail "the C server did not start"
 expect listening "$line"
 expect "answered: hello" "$(within_a_minute -E "LD_LIBRARY_PATH=$prefix/lib" "$work/client" 127.0.0.2)"
 passes "C: shared client, static server, over two sidecars"
@@ -113,19 +113,20 @@ passes "C: shared client, static server, over two sidecars"
 if command -v go >/dev/null 2>&1; then
     mkdir "$work/program"
     cp go/examples/echo/main.go "$work/program/"
-    (
-        cd "$work/program"
+    # gcc brings the unwinder by itself; zig is told.
+    unwinder="$(realpath "$target_dir/portable-build/unwinder-$platform/libgcc_s.so.1")"
+    build_program() {
+        cd "$work/program" || return
         export GOPROXY="file://$dist/go" GOSUMDB=off GOTOOLCHAIN=local GOFLAGS=-modcacherw GOMODCACHE="$work/modules"
-        export GOOS=linux GOARCH=arm64 CGO_ENABLED=1 CC="${compiler[*]}"
-        go mod init example.com/program
-        go get "github.com/machnet/machnet/go@v$version"
-        go build -o echo .
-        go build -o machnet github.com/machnet/machnet/go/cmd/machnet
-    ) >"$work/go.log" 2>&1 || fail "$(cat "$work/go.log")"
+        export GOOS=linux GOARCH=arm64 CGO_ENABLED=1 CC="${compiler[*]}" CGO_LDFLAGS="$unwinder"
+        go mod init example.com/program && go get "github.com/machnet/machnet/go@v$version" && go build -o echo . &&
+            go build -o machnet github.com/machnet/machnet/go/cmd/machnet
+    }
+    (build_program) >"$work/go.log" 2>&1 || fail "$(cat "$work/go.log")"
     mkfifo "$work/echo.out"
     MACHNET_SOCKET="$work/127.0.0.2.sock" emulated "$work/program/echo" server :7001 >"$work/echo.out" &
     running+=($!)
-    read -r -t 60 line <"$work/echo.out"
+    read -r -t 60 line <"$work/echo.out" || fail "the Go server did not start"
     expect "listening on 127.0.0.2:7001" "$line"
     within_a_minute "$work/program/echo" client 127.0.0.2:7001 >"$work/echo.log" || fail "$(cat "$work/echo.log")"
     # What it becomes is for that processor too, which only an emulator can run: that it is whole is enough here.

@@ -25,7 +25,7 @@ mkdir -p "$logs"
 # Always --workspace, never -p: cargo chooses the features of dependencies by what it is asked to build, so that one package
 # alone would be built a second time, with everything below it.
 
-steps=(setup scripts fmt versions clippy docs deny tests doctests c-header loom hostile sim release dist python go clean-root instructions)
+steps=(setup scripts fmt versions clippy docs deny tests doctests c-header loom hostile sim release dist python node go csharp conformance clean-root qemu instructions)
 
 step_setup() { ci/setup.sh; }
 
@@ -110,11 +110,11 @@ step_release() {
     [ -z "$(find "$root" ! -type d)" ] || { find "$root" ! -type d && echo "make uninstall left these" && return 1; }
 }
 
-# Everything that a release of this machine's platform consists of. DIST_PLATFORMS names others.
+# Everything that a release consists of. DIST_PLATFORMS names fewer platforms.
 step_dist() {
     local line
     # shellcheck disable=SC2086
-    run_script ci/dist.sh ${DIST_PLATFORMS:-} | tee "$logs/dist.out" || return 1
+    run_script ci/dist.sh ${DIST_PLATFORMS:-x86_64 aarch64} | tee "$logs/dist.out" || return 1
     while read -r line; do also_skipped "$line"; done < <(sed -n 's/^SKIPPED //p' "$logs/dist.out")
 }
 
@@ -128,23 +128,43 @@ step_python() {
     [ -z "$reason" ] || skip "$reason"
 }
 
+# After the release build, whose sidecar the packages bring.
+step_node() {
+    local reason
+    run_script ci/node.sh | tee "$logs/node.out" || return 1
+    reason="$(sed -n 's/^SKIPPED //p' "$logs/node.out" | head -1)"
+    [ -z "$reason" ] || skip "$reason"
+}
+
 # After the release build, whose library it links.
 step_go() {
     command -v go >/dev/null 2>&1 || { skip "Go is not installed" && return; }
     run_script ci/go.sh
 }
 
+# After the release build, whose library and sidecar its packages bring.
+step_csharp() {
+    local reason
+    run_script ci/csharp.sh | tee "$logs/csharp.out" || return 1
+    reason="$(sed -n 's/^SKIPPED //p' "$logs/csharp.out" | head -1)"
+    [ -z "$reason" ] || skip "$reason"
+}
+
+# After the SDKs' own steps, whose packages its agents use.
+step_conformance() {
+    local line
+    run_script ci/conformance.sh | tee "$logs/conformance.out" || return 1
+    while read -r line; do also_skipped "$line"; done < <(sed -n 's/^SKIPPED //p' "$logs/conformance.out")
+}
+
 # After the step `dist`, whose packages it installs. CLEAN_ROOTS names the languages.
 step_clean-root() {
-    local line
-    [ -x ci/clean-root.sh ] || { skip "there is no ci/clean-root.sh yet" && return; }
     # shellcheck disable=SC2086
-    ci/clean-root.sh ${CLEAN_ROOTS:-} | tee "$logs/clean-root.out" || return 1
-    if ! grep '^test result: .* [1-9][0-9]* ' "$logs/clean-root.out" >/dev/null; then
-        skip "$(sed -n 's/^SKIPPED clean-root: //p' "$logs/clean-root.out" | tr '\n' ' ')" && return
-    fi
-    while read -r line; do also_skipped "$line"; done < <(sed -n 's/^SKIPPED //p' "$logs/clean-root.out")
+    run_and_list_skips clean-root ${CLEAN_ROOTS:-}
 }
+
+# After the step `dist`, whose packages for the other processor it runs.
+step_qemu() { run_and_list_skips qemu; }
 
 # After the release build, whose programs it counts.
 step_instructions() {
@@ -155,8 +175,8 @@ step_instructions() {
 # Upper bounds against hangs, in seconds, far above what a step takes on two slow cores.
 limit_of() {
     case "$1" in
-        setup | tests | sim | release) echo 1500 ;;
-        clippy | docs | doctests | loom | hostile | dist | python | clean-root) echo 900 ;;
+        setup | tests | sim | release | dist) echo 1500 ;;
+        clippy | docs | doctests | loom | hostile | python | node | csharp | conformance | clean-root | qemu) echo 900 ;;
         *) echo 300 ;;
     esac
 }
@@ -168,6 +188,16 @@ also_skipped() { echo "SKIPPED $1" && echo "$1" >>"$logs/also-skipped"; }
 run_script() {
     [ -x "$1" ] || { skip "there is no $1 yet" && return; }
     "$@"
+}
+
+# Runs ci/NAME.sh, which says "SKIPPED NAME: reason" of what it cannot do. If it can do nothing, the step was skipped.
+run_and_list_skips() {
+    local name="$1" line
+    run_script "ci/$name.sh" "${@:2}" | tee "$logs/$name.out" || return 1
+    if ! grep '^test result: .* [1-9][0-9]* ' "$logs/$name.out" >/dev/null; then
+        skip "$(sed -n "s/^SKIPPED $name: //p" "$logs/$name.out" | tr '\n' ' ')" && return
+    fi
+    while read -r line; do also_skipped "$line"; done < <(sed -n 's/^SKIPPED //p' "$logs/$name.out")
 }
 
 # One step in a process of its own, so that a limit can end it with everything that it started.

@@ -31,6 +31,8 @@ PLACES = [
     # Node.
     ("node/package.json", rf'(?m)^  "version": "{NUMBER}"'),
     ("node/Cargo.toml", rf'(?m)^version = "{NUMBER}"'),
+    ("node/Cargo.lock", rf'name = "machnet-node"\nversion = "{NUMBER}"'),
+    ("node/Cargo.lock", rf'name = "machnet-client"\nversion = "{NUMBER}"'),
     # C#.
     ("csharp/Directory.Build.props", rf"<Version>{NUMBER}</Version>"),
 ]
@@ -38,7 +40,6 @@ PLACES = [
 # Files with a version of their own that nothing else may have: globs, and a pattern that stands for any version of Machnet.
 EVERYWHERE = [
     # Go: the modules of the platforms come with the module.
-    ("go/go.mod", rf"/go/platform/linux_\w+ v{NUMBER}"),
     ("*/**/go.mod", rf"/go/platform/linux_\w+ v{NUMBER}"),
     ("CHANGELOG.md", rf"(?m)^## \[?(?:v)?{NUMBER}\]?"),
     ("node/npm/*/package.json", rf'(?m)^  "version": "{NUMBER}"'),

@@ -132,6 +132,12 @@ func (c *Conn) Read(buffer []byte) (int, error) {
 	}
 	r := streamTryRead(s.h.ptr, buffer)
 	if r.code == ErrWouldBlock {
+		c.flow.ch.pump.spin(&c.flow.receiving, func() bool {
+			r = streamTryRead(s.h.ptr, buffer)
+			return r.code != ErrWouldBlock
+		})
+	}
+	if r.code == ErrWouldBlock {
 		if r, err = c.readSlowly(s, buffer); err != nil {
 			return 0, err
 		}

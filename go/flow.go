@@ -136,7 +136,14 @@ func (f *Flow) send(ctx context.Context, at *deadline, message []byte) error {
 		return err
 	}
 	defer f.h.release()
-	switch r := trySend(f.h.ptr, message); r.code {
+	r := trySend(f.h.ptr, message)
+	if r.code == ErrWouldBlock {
+		f.ch.pump.spin(&f.sending, func() bool {
+			r = trySend(f.h.ptr, message)
+			return r.code != ErrWouldBlock
+		})
+	}
+	switch r.code {
 	case 0:
 		return nil
 	case ErrWouldBlock:
@@ -225,7 +232,14 @@ func (f *Flow) recvInto(ctx context.Context, at *deadline, buffer []byte) (int, 
 		return 0, err
 	}
 	defer f.h.release()
-	switch r := tryRecv(f.h.ptr, buffer); r.code {
+	r := tryRecv(f.h.ptr, buffer)
+	if r.code == ErrWouldBlock {
+		f.ch.pump.spin(&f.receiving, func() bool {
+			r = tryRecv(f.h.ptr, buffer)
+			return r.code != ErrWouldBlock
+		})
+	}
+	switch r.code {
 	case 0:
 		return r.count, nil
 	case ErrWouldBlock:
@@ -257,6 +271,12 @@ func (f *Flow) RecvLoan(ctx context.Context) (*Message, error) {
 	}
 	defer f.h.release()
 	r := tryRecvLoan(f.h.ptr)
+	if r.code == ErrWouldBlock {
+		f.ch.pump.spin(&f.receiving, func() bool {
+			r = tryRecvLoan(f.h.ptr)
+			return r.code != ErrWouldBlock
+		})
+	}
 	if r.code == ErrWouldBlock {
 		var err error
 		try := func() result { return tryRecvLoan(f.h.ptr) }

@@ -56,6 +56,12 @@ static mn_result mn_attach(const machnet_attach_options_t *chosen, const char *s
 	return mn_done(status, 0, channel);
 }
 
+static mn_result mn_engine_number(const char *name) {
+	int32_t engine = -1;
+	int32_t status = machnet_engine_number(name, &engine);
+	return mn_done(status, (size_t)engine, NULL);
+}
+
 static mn_result mn_channel_shutdown(void *channel) { return mn_done(machnet_channel_shutdown(channel), 0, NULL); }
 static void mn_channel_close(void *channel) { machnet_channel_close(channel); }
 
@@ -246,10 +252,19 @@ func duplicate(fd uintptr) (uintptr, error) {
 	return own, nil
 }
 
+// yieldProcessor lets another thread run on this processor, if one waits for it.
+func yieldProcessor() { syscall.RawSyscall(syscall.SYS_SCHED_YIELD, 0, 0, 0) }
+
 // look tells of a descriptor, without waiting, whether it is readable and whether the other end is gone.
 func look(fd uintptr) (readable, gone bool) {
 	seen := C.mn_look(C.int(fd))
 	return seen&1 != 0, seen&2 != 0
+}
+
+func engineNumber(name string) result {
+	text := C.CString(name)
+	defer C.free(unsafe.Pointer(text))
+	return took(C.mn_engine_number(text))
 }
 
 func attach(chosen *options) result {
@@ -260,6 +275,11 @@ func attach(chosen *options) result {
 	if chosen.linger >= 0 {
 		native.linger_ms = C.uint32_t(chosen.linger.Milliseconds())
 	}
+	native.send_slots = C.uint32_t(chosen.sendSlots)
+	native.receive_slots = C.uint32_t(chosen.receiveSlots)
+	native.tx_buffers = C.uint32_t(chosen.txBuffers)
+	native.rx_buffers = C.uint32_t(chosen.rxBuffers)
+	native.buffer_bytes = C.uint32_t(chosen.bufferBytes)
 	native.max_flows = C.uint32_t(chosen.maxFlows)
 	native.flow_credit = C.uint32_t(chosen.flowCredit)
 	var socket, name *C.char
@@ -311,7 +331,8 @@ func channelInfo(channel unsafe.Pointer) (Info, result) {
 	r := took(C.mn_channel_info(channel, &native))
 	return Info{
 		Channel: uint64(native.channel), Engine: int(native.engine), SidecarPID: int(native.sidecar_pid),
-		Local: addressOf(native.local).Addr(), MaxFlows: int(native.max_flows), FlowCredit: int(native.flow_credit),
+		Local: addressOf(native.local).Addr(), TxBuffers: int(native.tx_buffers), RxBuffers: int(native.rx_buffers),
+		BufferBytes: int(native.buffer_bytes), MaxFlows: int(native.max_flows), FlowCredit: int(native.flow_credit),
 	}, r
 }
 

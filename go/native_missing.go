@@ -40,6 +40,8 @@ func missing() result {
 	}
 }
 
+func engineNumber(string) result { return missing() }
+
 func attach(*options) result { return missing() }
 
 func libraryVersion() string { return "none" }
@@ -69,6 +71,8 @@ func errnoOf(code Code) int {
 }
 
 func duplicate(uintptr) (uintptr, error) { return 0, errors.ErrUnsupported }
+
+func yieldProcessor() {}
 
 func look(uintptr) (readable, gone bool) { return false, true }
 

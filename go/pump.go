@@ -32,8 +32,9 @@ type pump struct {
 	// Tries made for them, for tests.
 	tries atomic.Uint64
 
-	phase  atomic.Int32
-	kicked atomic.Bool
+	phase   atomic.Int32
+	kicked  atomic.Bool
+	spinner spinner
 
 	// Closed when the sidecar is gone.
 	lost   chan struct{}
@@ -98,6 +99,9 @@ func newPump(native unsafe.Pointer, fd uintptr) (*pump, error) {
 	p := &pump{
 		file: file, raw: raw, native: native, posts: make(map[uint64]*post), lost: make(chan struct{}), ended: make(chan struct{}),
 	}
+	// From the first time on that the news are taken, a try in vain leaves the doorbell alone. What fails here fails again for who
+	// waits.
+	takeNews(native, &p.news)
 	go p.run()
 	return p, nil
 }

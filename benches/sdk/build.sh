@@ -57,9 +57,34 @@ build_go() {
     (cd benches/sdk/go && go build -o "$programs/go" .)
 }
 
-build_node() { skip "node: it has no client yet" || true; }
+# The packages as npm would lay them, beside the client.
+build_node() {
+    [ -e node/Cargo.toml ] || skip "node: there is no node/ in this repository" || return 0
+    has node || skip "node: Node.js is not installed" || return 0
+    [ "$(node -p 'parseInt(process.versions.node)')" -ge 20 ] || skip "node: Node.js $(node --version) is older than 20" || return 0
+    [ "$(node -p 'process.platform + "-" + process.arch')" = linux-x64 ] || skip "node: not tried but on linux-x64" || return 0
+    local client="$programs/node-client" platform=linux-x64-gnu
+    mkdir -p "$target_dir/node"
+    CARGO_TARGET_DIR="$target_dir/node" cargo build --quiet --release --locked --manifest-path node/Cargo.toml
+    rm -rf "$client"
+    mkdir -p "$client/node_modules/machnet" "$client/node_modules/@machnet/$platform"
+    cp -r node/lib node/package.json "$client/node_modules/machnet"
+    cp "node/npm/$platform/package.json" "$client/node_modules/@machnet/$platform"
+    cp "$target_dir/node/release/libmachnet_node.so" "$client/node_modules/@machnet/$platform/machnet.node"
+    cp benches/sdk/node/client.mjs "$client"
+    starter node "$(command -v node)" "$client/client.mjs"
+}
 
-build_csharp() { skip "csharp: it has no client yet" || true; }
+# With the SDK that ci/csharp.sh fetches.
+build_csharp() {
+    local work
+    work="$(mkdir -p "$target_dir/sdk-csharp/native/linux-x64" && cd "$target_dir/sdk-csharp" && pwd)"
+    . ci/dotnet.sh
+    fetch_dotnet || skip "csharp: $dotnet_reason" || return 0
+    cp "$release/libmachnet.so" "$work/native/linux-x64/"
+    build build benches/sdk/csharp/Client.csproj -o "$work/client"
+    starter csharp env DOTNET_SYSTEM_GLOBALIZATION_INVARIANT=1 DOTNET_CLI_TELEMETRY_OPTOUT=1 "$dotnet_dir/dotnet" "$work/client/Client.dll"
+}
 
 [ -e "$library" ] || { echo "there is no $library: run \"make build\" first" >&2 && exit 1; }
 [ $# -gt 0 ] || set -- c python go node csharp

@@ -13,6 +13,7 @@ pub mod echo;
 pub mod fabric;
 pub mod floor;
 pub mod hand_over;
+pub mod lab;
 pub mod own_peer;
 pub mod peers;
 pub mod rig;

@@ -40,7 +40,7 @@ start_sidecar "$prefix/bin/machnet"
 mkfifo server.out
 ./server >server.out &
 server=$!
-read -r -t 60 line <server.out
+read -r -t 60 line <server.out || fail "the server did not start"
 expect listening "$line"
 expect "answered: hello" "$(timeout 60 ./client 127.0.0.1)"
 expect "answered: hello" "$(LD_LIBRARY_PATH='' timeout 60 ./client-static 127.0.0.1)"

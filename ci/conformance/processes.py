@@ -22,6 +22,9 @@ NOT_BUILT = 77
 PATIENCE = 60.0
 """Seconds against hangs: for an answer of an agent, and for a sidecar that starts or stops."""
 
+PATIENCE_EACH = 0.005
+"""Seconds more for each message of a command."""
+
 
 class Trouble(Exception):
     """A process did not do what every process of the suite has to."""
@@ -45,9 +48,9 @@ class Lines:
             self._lines.put(line)
         self._lines.put(None)
 
-    def next(self) -> str | None:
+    def next(self, patience: float = PATIENCE) -> str | None:
         """The next line; nothing at the end of the output. Raises ``queue.Empty`` if none comes."""
-        return self._lines.get(timeout=PATIENCE)
+        return self._lines.get(timeout=patience)
 
 
 class Sidecar:
@@ -172,16 +175,17 @@ class Agent:
         """Gives it a command; its answer."""
         line = json.dumps(command)
         self._note(">", line)
+        patience = PATIENCE + PATIENCE_EACH * command.get("count", 0)
         assert self.process.stdin
         try:
             self.process.stdin.write(line + "\n")
             self.process.stdin.flush()
-            answer = self._lines.next()
+            answer = self._lines.next(patience)
         except BrokenPipeError:
             answer = None
         except queue.Empty:
             self.kill()
-            raise Trouble(f"{self} did not answer {command['op']} within {PATIENCE:.0f} s") from None
+            raise Trouble(f"{self} did not answer {command['op']} within {patience:.0f} s") from None
         if answer is None:
             code = self.process.wait()
             raise Trouble(f"{self} ended with exit code {code} instead of answering {command['op']}; {self.errors()}")

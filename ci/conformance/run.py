@@ -24,8 +24,8 @@ SCENARIOS = Path(__file__).resolve().parent / "scenarios"
 LANGUAGES = ["rust", "c", "python", "node", "go", "csharp"]
 """Those of the matrix's 36 pairs."""
 
-VARIANTS = ["rust-tokio", "python-asyncio"]
-"""Further APIs of those languages, with agents of their own."""
+VARIANTS = sorted(path.name for path in LAUNCHERS.iterdir() if path.name not in LANGUAGES)
+"""Further APIs of those languages, with agents of their own: rust-tokio, python-asyncio."""
 
 FULL_STORM = 100_000
 
@@ -166,7 +166,7 @@ def run_scenarios(suite: Suite, scenarios: list[Scenario], names: list[str]) -> 
     width = max(len(scenario.name) for scenario in scenarios)
     print(f"\nScenarios, each agent as client and as server beside Rust:\n\n{'':{width}} " + " ".join(f"{name:>{max(6, len(name))}}" for name in names))
     for scenario in scenarios:
-        row = []
+        row, before = [], time.monotonic()
         for name in names:
             hosts = {"one": [True], "two": [False], "both": [False, True]}[scenario.hosts]
             found = []
@@ -179,7 +179,7 @@ def run_scenarios(suite: Suite, scenarios: list[Scenario], names: list[str]) -> 
                         found.append("-")
             worst = "FAILED" if "FAILED" in found else "ok" if "ok" in found else "-"
             row.append(f"{worst:>{max(6, len(name))}}")
-        print(f"{scenario.name:{width}} {' '.join(row)}", flush=True)
+        print(f"{scenario.name:{width}} {' '.join(row)} {time.monotonic() - before:6.1f} s", flush=True)
 
 
 def run_matrix(suite: Suite, scenarios: list[Scenario], names: list[str]) -> None:
@@ -219,7 +219,7 @@ def main() -> int:
     os.environ["CARGO_TARGET_DIR"] = str(ROOT / os.environ.get("CARGO_TARGET_DIR", "target"))
     known = [*LANGUAGES, *VARIANTS]
     names = options.agents.split(",") if options.agents else known
-    if wrong := [name for name in names if name not in known and not (LAUNCHERS / name).exists()]:
+    if wrong := [name for name in names if name not in known]:
         print(f"no such agent: {', '.join(wrong)}; there are: {', '.join(known)}", file=sys.stderr)
         return 2
     scenarios = [Scenario(path) for path in sorted(SCENARIOS.glob("*.json"))]
@@ -234,7 +234,11 @@ def main() -> int:
         print("agents: " + ", ".join(known))
         return 0
     began = time.monotonic()
-    hosts = Hosts(binary(options), options.engines)
+    try:
+        hosts = Hosts(binary(options), options.engines)
+    except Trouble as trouble:
+        print(f"FAILED {trouble}", file=sys.stderr)
+        return 1
     suite = Suite(options, hosts)
     try:
         print(f"seed {options.seed}, {options.engines} engine(s), cancel storms of {options.storm} (the full number is {FULL_STORM})")

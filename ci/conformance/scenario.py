@@ -180,9 +180,9 @@ class Run:
             raise Mismatch(f"answered {json.dumps(answer)}, expected the error {json.dumps(expected)}")
         if isinstance(expected, str):
             expected = {"name": expected}
-        code = self._codes.get(expected["name"])
+        code = self._codes.get(str(error.get("name")))
         if code is None:
-            raise ValueError(f"no error {expected['name']} in docs/troubleshooting.md")
+            raise Mismatch(f"answered an error that docs/troubleshooting.md does not name: {json.dumps(error)}")
         for name, value in {**expected, "code": code}.items():
             if not _fits(error.get(name), value):
                 raise Mismatch(f"answered the error {json.dumps(error)}, expected {name}: {json.dumps(value)}")

@@ -200,7 +200,7 @@ fn flush(driver: &mut impl Driver) {
 /// One receive into a list.
 fn receive_once(driver: &mut impl Driver, into: &mut Vec<(SocketAddr, Vec<u8>)>) -> usize {
     let before = into.len();
-    let handed = driver.receive(|from, _, bytes| into.push((from, bytes.to_vec()))).unwrap();
+    let handed = driver.receive(|arrival| into.push((arrival.from, arrival.bytes.to_vec()))).unwrap();
     assert_eq!(into.len() - before, handed, "receive returns how many it handed over");
     assert!(handed <= RECEIVE_BURST);
     handed
@@ -363,7 +363,7 @@ mod checks {
         }
         assert!(is_readable(b.wait_fd().unwrap()));
         receive(&mut b, RECEIVE_BURST + 1);
-        assert_eq!(b.receive(|_, _, _| {}).unwrap(), 0);
+        assert_eq!(b.receive(|_| {}).unwrap(), 0);
         assert!(!is_readable(b.wait_fd().unwrap()));
     }
 
@@ -443,7 +443,7 @@ mod checks {
         let received = receive(&mut b, 15);
         assert!(received.iter().enumerate().all(|(index, (_, bytes))| *bytes == pattern(index * 2, 100)));
         assert!(a.counters().dropped_error >= 7, "{:?}", a.counters());
-        assert_eq!(a.receive(|_, _, _| panic!("nobody answers")).unwrap(), 0);
+        assert_eq!(a.receive(|_| panic!("nobody answers")).unwrap(), 0);
     }
 
     pub(super) fn counters_agree_with_what_happened<D: Driver>(open: Open<'_, D>) {
@@ -500,9 +500,7 @@ mod queue_checks {
         while arrived.len() < count {
             let before = arrived.len();
             for (queue, driver) in host.iter_mut().enumerate() {
-                driver
-                    .receive(|from, port, bytes| arrived.push((queue, from, port, bytes.to_vec())))
-                    .unwrap();
+                driver.receive(|it| arrived.push((queue, it.from, it.to_port, it.bytes.to_vec()))).unwrap();
             }
             if arrived.len() == before {
                 idle += 1;

@@ -171,7 +171,7 @@ fn an_application_gets_the_engine_that_it_names_or_the_next_in_turn() {
     let sidecar = sidecar(3);
     let named = sidecar.options().engine(2).name("named").attach().unwrap();
     let error = sidecar.options().engine(3).attach().unwrap_err();
-    assert_eq!(error.to_string(), "there is no engine 3; this sidecar has 3, numbered from 0");
+    assert_eq!(error.to_string(), "the sidecar has no engine3: it has engine0 to engine2");
     let others: Vec<_> = (0..6).map(|_| sidecar.attach()).collect();
     let status = status(&sidecar);
     let on = |engine: usize| status.engines[engine].channels.len();

@@ -201,6 +201,9 @@ fn what_cannot_be_attached_is_refused_with_its_reason() {
     let odd = Geometry { send_slots: 100, ..Geometry::SMALL };
     assert_eq!(ask(hello(odd, ANY_ENGINE)), FailureCode::Geometry);
     assert_eq!(ask(hello(Geometry::SMALL, 5)), FailureCode::NoEngine);
+    let named = AttachOptions::new().socket(&path).engine_named("engine5").unwrap().attach();
+    let text = named.expect_err("there is no such engine").to_string();
+    assert_eq!(text, "the sidecar has no engine5: it has engine0");
     let Request::Hello { geometry, doorbell, engine, name, .. } = hello(Geometry::SMALL, ANY_ENGINE) else {
         unreachable!()
     };

@@ -56,7 +56,8 @@ fn receive(driver: &mut UdpDriver, count: usize) -> Vec<(usize, u8)> {
     let mut received = Vec::new();
     let mut idle = 0;
     while received.len() < count {
-        let handed = driver.receive(|_, _, bytes| received.push((bytes.len(), bytes[0]))).unwrap();
+        let handed =
+            driver.receive(|arrival| received.push((arrival.bytes.len(), arrival.bytes[0]))).unwrap();
         if handed == 0 {
             pause(&mut idle, "datagrams");
         }
@@ -162,7 +163,7 @@ fn sockets_of_one_group_share_a_port_and_no_peer_is_split_among_them() {
     }
     let mut seen: HashMap<SocketAddr, Vec<usize>> = HashMap::new();
     for (index, engine) in engines.iter_mut().enumerate() {
-        while engine.receive(|from, _, _| seen.entry(from).or_default().push(index)).unwrap() > 0 {}
+        while engine.receive(|arrival| seen.entry(arrival.from).or_default().push(index)).unwrap() > 0 {}
     }
     assert_eq!(seen.len(), peers.len());
     assert!(seen.values().all(|by| by.len() == 10 && by.iter().all(|index| *index == by[0])), "{seen:?}");
@@ -314,7 +315,7 @@ fn what_the_kernel_drops_at_a_full_receive_buffer_can_be_read() {
     }
     a.flush().unwrap();
     let mut received = 0;
-    while b.receive(|_, _, _| received += 1).unwrap() > 0 {}
+    while b.receive(|_| received += 1).unwrap() > 0 {}
     assert!(received < 100);
     assert_eq!(b.kernel_receive_drops().unwrap(), 100 - received);
 }
@@ -535,7 +536,7 @@ fn a_full_send_buffer_keeps_what_is_queued_and_sends_it_later_in_order() {
                 }
                 refused += u32::from(sent < 1_000);
                 a.flush().unwrap();
-                if b.receive(|_, _, bytes| received.push(bytes[0])).unwrap() == 0 {
+                if b.receive(|arrival| received.push(arrival.bytes[0])).unwrap() == 0 {
                     pause(&mut idle, "datagrams through a narrow cable");
                 }
             }
@@ -566,6 +567,6 @@ fn a_peer_that_cannot_be_reached_costs_its_own_datagrams_only() {
         assert!(queue(&mut a, b.local_address(), 500, 0));
         a.flush().unwrap();
         assert_eq!(a.counters().dropped_error, 21);
-        assert_eq!(a.receive(|_, _, _| {}).unwrap(), 0);
+        assert_eq!(a.receive(|_| {}).unwrap(), 0);
     });
 }

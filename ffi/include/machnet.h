@@ -520,6 +520,15 @@ int32_t machnet_status_errno(int32_t code);
 int32_t machnet_attach_options_init(machnet_attach_options_t *options, size_t struct_size);
 
 /**
+ * The number of an engine, for `engine` of the options, that is named as `machnet status` does: "engine0", "engine 0" or "0". It does
+ * not ask whether there is one: `machnet_attach_with` answers MACHNET_STATUS_NO_ENGINE, with those that there are. Thread-safe.
+ *
+ * Returns 0 and `*engine`; or MACHNET_STATUS_INVALID_ARGUMENT.
+ */
+int32_t machnet_engine_number(const char *name,
+                              int32_t *engine);
+
+/**
  * Attaches to a sidecar. `options` may be NULL for the defaults. Takes about a millisecond; waits at most 5 s. Thread-safe.
  *
  * Returns 0 and `*channel`, to be ended with `machnet_channel_close`; or MACHNET_STATUS_NO_SIDECAR, SOCKET_PERMISSION,
@@ -821,8 +830,8 @@ int32_t machnet_flow_close(machnet_flow_handle_t *flow);
  * Closes the flow in order and waits at most `timeout_ms` milliseconds (negative: for ever) until the peer's sidecar has
  * everything. Consumes the handle, whatever it returns.
  *
- * Returns 0 if it has; or MACHNET_STATUS_TIMED_OUT (the close goes on), RESET, ENGINE_LOST, FORKED, or INVALID_ARGUMENT for
- * NULL.
+ * Returns 0 if it has; or MACHNET_STATUS_TIMED_OUT or CANCELLED (the close goes on), RESET, ENGINE_LOST, FORKED, or
+ * INVALID_ARGUMENT for NULL.
  */
 int32_t machnet_flow_close_wait(machnet_flow_handle_t *flow,
                                 int32_t timeout_ms);

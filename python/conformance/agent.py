@@ -110,7 +110,7 @@ class Agent:
     # ---- channels, listeners, flows
 
     def do_attach(self, command: Command, *_: Any) -> Answer:
-        choices = {name: command[name] for name in ("engine", "name") if name in command}
+        choices: dict[str, Any] = {name: command[name] for name in ("engine", "name") if name in command}
         if "linger_ms" in command:
             choices["linger"] = command["linger_ms"] / 1000
         channel = machnet.attach(command["socket"], **choices)

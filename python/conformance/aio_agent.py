@@ -119,7 +119,7 @@ class Agent:
     # ---- channels, listeners, flows
 
     async def do_attach(self, command: Command, _done: Answer) -> Answer:
-        choices = {name: command[name] for name in ("engine", "name") if name in command}
+        choices: dict[str, Any] = {name: command[name] for name in ("engine", "name") if name in command}
         if "linger_ms" in command:
             choices["linger"] = command["linger_ms"] / 1000
         channel = await machnet.aio.attach(command["socket"], **choices)

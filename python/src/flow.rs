@@ -22,7 +22,7 @@ pub(crate) const LONG_COPY: usize = 32 * 1024;
 /// then `Reset`. Iterating receives until the peer closed. The end of a `with` block closes in order.
 #[pyclass(module = "machnet", frozen)]
 pub(crate) struct Flow {
-    /// Taken once the flow became a stream.
+    /// Taken once the flow became a stream, or went into channel mode.
     inner: Held<machnet_client::Flow>,
 }
 
@@ -33,6 +33,13 @@ impl Flow {
 
     fn flow<'a, 'py>(&'a self, py: Python<'py>) -> PyResult<Using<'a, 'py, machnet_client::Flow>> {
         self.inner.using(py).ok_or_else(became_a_stream).or_raise(py)
+    }
+
+    /// The flow, for what it becomes; an error while other threads use it.
+    fn taken(&self, py: Python<'_>) -> PyResult<machnet_client::Flow> {
+        let taken =
+            self.inner.take(py).map_err(|InUse| PyRuntimeError::new_err("another thread uses the flow"))?;
+        taken.ok_or_else(became_a_stream).or_raise(py)
     }
 
     /// What a call makes of the flow that neither waits nor lets go of the interpreter; nothing if it became a stream.
@@ -137,7 +144,7 @@ impl Flow {
 }
 
 fn became_a_stream() -> Error {
-    Error::InvalidArgument { what: "the flow became a stream".into() }
+    Error::InvalidArgument { what: "the flow became a stream, or went into channel mode".into() }
 }
 
 /// A try to send, with the interpreter free if the copy is long and nobody can write to the bytes meanwhile.
@@ -334,12 +341,20 @@ impl Flow {
         self.flow(py)?.reset().or_raise(py)
     }
 
+    /// What `Channel.take_news` calls the flow from now on. Try the flow once behind it.
+    fn set_token(&self, py: Python<'_>, token: u64) -> PyResult<()> {
+        self.flow(py)?.set_token(token).or_raise(py)
+    }
+
+    /// Puts the flow into channel mode: its messages, those that came before too, come out of `Channel.recv_any`, and `Channel.send_to`
+    /// and its like take the number that this answers. This object is of no use afterwards; no other thread may be using it.
+    fn enter_channel_mode(&self, py: Python<'_>) -> PyResult<u32> {
+        self.taken(py)?.into_channel_mode().or_raise(py).map(machnet_client::FlowId::handle)
+    }
+
     /// The calls under `machnet.Stream`. The flow is the stream's from then on; no other thread may be using it.
     fn take_raw_stream(&self, py: Python<'_>) -> PyResult<RawStream> {
-        let taken =
-            self.inner.take(py).map_err(|InUse| PyRuntimeError::new_err("another thread uses the flow"))?;
-        let flow = taken.ok_or_else(became_a_stream).or_raise(py)?;
-        machnet_client::Stream::new(flow).or_raise(py).map(RawStream::new)
+        machnet_client::Stream::new(self.taken(py)?).or_raise(py).map(RawStream::new)
     }
 
     fn __iter__(slf: Py<Self>) -> Py<Self> {

@@ -25,6 +25,7 @@ fn _machnet(module: &Bound<'_, PyModule>) -> PyResult<()> {
     module.add("ERROR_CODES", errors::codes(module.py())?)?;
     module.add_class::<channel::Channel>()?;
     module.add_class::<channel::ChannelInfo>()?;
+    module.add_class::<channel::Arrival>()?;
     module.add_class::<channel::Canceller>()?;
     module.add_class::<flow::Flow>()?;
     module.add_class::<listener::Listener>()?;

@@ -138,11 +138,11 @@ pub enum Error {
         text: String,
     },
     /// There is no engine of that number.
-    #[error("{text}")]
+    #[error("the sidecar has no engine{engine}: {text}")]
     NoEngine {
         /// The number asked for.
         engine: u32,
-        /// What the sidecar says of it: which engines there are.
+        /// Which engines there are.
         text: String,
     },
     /// The sidecar ended or died.

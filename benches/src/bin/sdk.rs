@@ -384,17 +384,21 @@ fn print(found: &Found, languages: &[&Language], starts: usize) {
     println!(
         "Calls of 64 B when nothing has to be waited for: ns for one send and one receive, and how much more than C."
     );
-    println!("                                 single     added   32 a time     added      late");
+    println!(
+        "                                 single     added    (each start)    32 a time     added    (each start)      late"
+    );
     for (language, api) in rows(languages).filter(|(_, api)| applies(api, &CALLS)) {
         let middle = |key: &str| found.middle(language, api.name, &CALLS, key);
         let more = |key: &str| added(found, language, api.name, key);
         println!(
-            "{:<29}{}{}{}{}{}",
+            "{:<29}{}{}{:>16}{}{}{:>16}{}",
             api.shown,
             cell(middle("single_ns"), 10, 1),
-            cell(more("single_ns"), 10, 1),
-            cell(middle("batched_ns"), 12, 1),
-            cell(more("batched_ns"), 10, 1),
+            cell(median_of(&more("single_ns")), 10, 1),
+            spread(&more("single_ns")),
+            cell(middle("batched_ns"), 13, 1),
+            cell(median_of(&more("batched_ns")), 10, 1),
+            spread(&more("batched_ns")),
             cell(middle("late"), 10, 0),
         );
     }
@@ -410,7 +414,7 @@ fn print(found: &Found, languages: &[&Language], starts: usize) {
             cell(middle(&WAKE_UP, "p99_ns"), 10, 1),
             cell(middle(&PIPE, "p50_ns"), 11, 1),
             cell(middle(&PIPE, "p99_ns"), 12, 1),
-            cell(over_pipe(found, language, api.name), 16, 2),
+            cell(median_of(&over_pipe(found, language, api.name)), 16, 2),
         );
     }
 }
@@ -426,29 +430,40 @@ fn cell(value: Option<f64>, width: usize, digits: usize) -> String {
     }
 }
 
-/// The middle of what `of` makes of two series, start by start.
-fn paired(left: &[f64], right: &[f64], of: fn(f64, f64) -> f64) -> Option<f64> {
-    let each: Vec<f64> = left.iter().zip(right).map(|(&left, &right)| of(left, right)).collect();
-    (!each.is_empty()).then(|| median(&each))
+/// What `of` makes of two series, start by start.
+fn paired(left: &[f64], right: &[f64], of: fn(f64, f64) -> f64) -> Vec<f64> {
+    left.iter().zip(right).map(|(&left, &right)| of(left, right)).collect()
 }
 
-/// What a language adds to C, in nanoseconds a message.
-fn added(found: &Found, language: &'static str, api: &'static str, key: &str) -> Option<f64> {
+/// The middle one, if there is any.
+fn median_of(values: &[f64]) -> Option<f64> {
+    (!values.is_empty()).then(|| median(values))
+}
+
+/// Least and most, as a table shows them.
+fn spread(values: &[f64]) -> String {
+    let least = values.iter().copied().reduce(f64::min);
+    let most = values.iter().copied().reduce(f64::max);
+    least.zip(most).map_or_else(String::new, |(least, most)| format!("{least:.0} to {most:.0}"))
+}
+
+/// What a language adds to C, in nanoseconds a message, in each start.
+fn added(found: &Found, language: &'static str, api: &'static str, key: &str) -> Vec<f64> {
     if language == "c" {
-        return None;
+        return Vec::new();
     }
     let starts = |language, api| found.starts(language, api, &CALLS, key);
     paired(starts(language, api), starts("c", "sync"), |ours, of_c| ours - of_c)
 }
 
-fn over_pipe(found: &Found, language: &'static str, api: &'static str) -> Option<f64> {
+fn over_pipe(found: &Found, language: &'static str, api: &'static str) -> Vec<f64> {
     let starts = |of| found.starts(language, api, of, "p50_ns");
     paired(starts(&WAKE_UP), starts(&PIPE), |ours, bare| ours / bare)
 }
 
 fn figures(found: &Found) {
-    let say = |name: &str, value: Option<f64>| {
-        if let Some(value) = value {
+    let say = |name: &str, starts: Vec<f64>| {
+        if let Some(value) = median_of(&starts) {
             figure(name, value);
         }
     };

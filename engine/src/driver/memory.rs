@@ -13,10 +13,11 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
 pub use self::hash::{MOST_QUEUES, OpaqueHash};
-use super::{Driver, DriverCounters};
+use super::{Arrival, Driver, DriverCounters};
 pub use crate::frames::DESCRIPTORS;
 use crate::frames::{self, Frame, Receiver, Sender};
 use crate::proto::PortRange;
+use crate::proto::time::Duration;
 
 /// Largest UDP payload on Ethernet with its usual MTU of 1,500 bytes over IPv4.
 pub const DEFAULT_MAX_DATAGRAM: usize = 1_472;
@@ -221,8 +222,11 @@ impl Driver for MemoryDriver {
     }
 
     #[inline]
-    fn receive(&mut self, mut each: impl FnMut(SocketAddr, u16, &[u8])) -> io::Result<usize> {
-        let handed = self.incoming.receive(|frame| each(frame.from, frame.to_port, frame.datagram()));
+    fn receive(&mut self, mut each: impl FnMut(&Arrival<'_>)) -> io::Result<usize> {
+        let handed = self.incoming.receive(|frame| {
+            let (from, to_port, bytes) = (frame.from, frame.to_port, frame.datagram());
+            each(&Arrival { from, to_port, waited: Duration::ZERO, bytes });
+        });
         self.counters.datagrams_received += handed as u64;
         Ok(handed)
     }

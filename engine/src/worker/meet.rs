@@ -6,7 +6,7 @@ use crate::bridge::Parcel;
 use crate::driver::{Driver, RECEIVE_BURST};
 use crate::host::Host;
 use crate::neighbours::Neighbours;
-use crate::proto::time::Instant;
+use crate::proto::time::{Duration, Instant};
 use crate::proto::{Datagram, Handling};
 use std::io;
 use std::net::SocketAddr;
@@ -62,7 +62,7 @@ impl<D: Driver> Worker<D> {
     fn receive_handed_over(&mut self, now: Instant) -> usize {
         let Self { inbox: Some(inbox), endpoint, host, .. } = self else { return 0 };
         let taken = inbox.receive(|from, to_port, landed, bytes| {
-            let datagram = Datagram { from, to_port, landed: Some(landed), bytes };
+            let datagram = Datagram { from, to_port, landed: Some(landed), waited: Duration::ZERO, bytes };
             let handling = endpoint.handle_datagram(now, &datagram, host);
             debug_assert!(handling == Handling::Done, "what was handed over is never handed over again");
             while let Some(event) = endpoint.poll_event() {

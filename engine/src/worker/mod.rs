@@ -14,7 +14,7 @@ mod transmit;
 pub use rest::run;
 
 use crate::counters::Counter;
-use crate::driver::Driver;
+use crate::driver::{Arrival, Driver};
 use crate::host::{Host, LeaveCause};
 use crate::mailbox::{Command, Notice, Receiver, Sender};
 use crate::neighbours::Inbox;
@@ -254,8 +254,8 @@ impl<D: Driver> Worker<D> {
             return 0;
         }
         let Self { driver, endpoint, host, .. } = self;
-        let received = driver.receive(|from, to_port, bytes| {
-            let datagram = Datagram { from, to_port, landed: None, bytes };
+        let received = driver.receive(|&Arrival { from, to_port, waited, bytes }| {
+            let datagram = Datagram { from, to_port, landed: None, waited, bytes };
             if let Handling::HandOver(engine) = endpoint.handle_datagram(now, &datagram, host) {
                 host.hand_over(engine, from, to_port, bytes);
             }

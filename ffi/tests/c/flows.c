@@ -4,6 +4,7 @@
  *   flows checks REMOTE_IP PORT      runs the checks; exit code 0 when all hold
  *   flows lost REMOTE_IP PORT        prints "waiting" and waits for a message that never comes, until the sidecar dies
  *   flows nobody REMOTE_IP PORT      connects to a port without a listener
+ *   flows storm REMOTE_IP PORT       100,000 receives that another thread cancels, among 100,000 messages
  */
 #define _POSIX_C_SOURCE 200809L
 #include <poll.h>
@@ -453,6 +454,66 @@ static void nobody(const char *remote, uint16_t port) {
   OK(machnet_channel_close(channel));
 }
 
+#define STORM 100000u
+
+struct storm {
+  machnet_flow_handle_t *flow;
+  int to_cancel[2];
+};
+
+static void *send_storm(void *argument) {
+  struct storm *storm = argument;
+  unsigned number;
+  for (number = 0; number < STORM; number++) OK(machnet_flow_send(storm->flow, &number, sizeof number, PATIENCE_MS));
+  return NULL;
+}
+
+static void *cancel_storm(void *argument) {
+  struct storm *storm = argument;
+  machnet_cancel_t *cancel;
+  while (read(storm->to_cancel[0], &cancel, sizeof cancel) == (ssize_t)sizeof cancel) {
+    OK(machnet_cancel_trigger(cancel));
+    machnet_cancel_free(cancel);
+  }
+  return NULL;
+}
+
+/* Each receive is cancelled by another thread, before, while or after it finds the next message. */
+static void storm(const char *remote, uint16_t port) {
+  machnet_channel_t *channel = attach();
+  struct storm storm;
+  pthread_t sender, canceller;
+  unsigned next = 0, cancelled = 0, number = 0;
+  size_t len = 0;
+  OK(machnet_flow_connect(channel, NULL, remote, port, PATIENCE_MS, &storm.flow));
+  CHECK(pipe(storm.to_cancel) == 0);
+  CHECK(pthread_create(&canceller, NULL, cancel_storm, &storm) == 0);
+  CHECK(pthread_create(&sender, NULL, send_storm, &storm) == 0);
+  while (next < STORM || cancelled < STORM) {
+    machnet_cancel_t *cancel = NULL;
+    int32_t status;
+    OK(machnet_cancel_new(channel, &cancel));
+    OK(machnet_cancel_scope(cancel)); /* From here on it is the other thread's. */
+    CHECK(write(storm.to_cancel[1], &cancel, sizeof cancel) == (ssize_t)sizeof cancel);
+    status = machnet_flow_recv(storm.flow, &number, sizeof number, -1, &len);
+    if (status == MACHNET_STATUS_CANCELLED) {
+      cancelled++;
+      continue;
+    }
+    OK(status);
+    CHECK(len == sizeof number && number == next);
+    next++;
+  }
+  OK(machnet_cancel_scope(NULL));
+  close(storm.to_cancel[1]);
+  CHECK(pthread_join(sender, NULL) == 0 && pthread_join(canceller, NULL) == 0);
+  close(storm.to_cancel[0]);
+  CHECK(machnet_flow_try_recv(storm.flow, &number, sizeof number, &len) == MACHNET_STATUS_WOULD_BLOCK);
+  OK(machnet_flow_close(storm.flow));
+  OK(machnet_channel_close(channel));
+  printf("%u messages, each once\n", next);
+}
+
 int main(int argc, char **argv) {
   request = malloc(MACHNET_MSG_MAX_LEN + 1);
   answer = malloc(MACHNET_MSG_MAX_LEN + 1);
@@ -460,6 +521,7 @@ int main(int argc, char **argv) {
   if (strcmp(argv[1], "checks") == 0) checks(argv[2], (uint16_t)atoi(argv[3]));
   else if (strcmp(argv[1], "lost") == 0) lost(argv[2], (uint16_t)atoi(argv[3]));
   else if (strcmp(argv[1], "nobody") == 0) nobody(argv[2], (uint16_t)atoi(argv[3]));
+  else if (strcmp(argv[1], "storm") == 0) storm(argv[2], (uint16_t)atoi(argv[3]));
   else return 2;
   return 0;
 }

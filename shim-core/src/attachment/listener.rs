@@ -159,11 +159,6 @@ impl PendingConnect {
     }
 
     #[cfg(feature = "tokio")]
-    pub(crate) fn registration(&self) -> super::Registration {
-        super::Registration::new(&self.shared)
-    }
-
-    #[cfg(feature = "tokio")]
     pub(crate) fn poll_finish(
         &self,
         task: &mut super::Registration,

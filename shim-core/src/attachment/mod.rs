@@ -22,6 +22,8 @@ use shared::{Interest, Shared};
 use std::net::{IpAddr, SocketAddr, ToSocketAddrs};
 use std::os::fd::BorrowedFd;
 use std::sync::Arc;
+#[cfg(feature = "tokio")]
+use std::task::{Context, Poll};
 use std::time::Duration;
 
 /// A channel that any thread may use. Clones share it; it is closed in order when the last clone, flow, listener and loan
@@ -148,6 +150,26 @@ impl Attachment {
         Ok(PendingConnect::new(&self.shared, request.ok_or(Error::WouldBlock)?))
     }
 
+    /// What a task waits with.
+    #[cfg(feature = "tokio")]
+    pub(crate) fn registration(&self) -> Registration {
+        Registration::new(&self.shared)
+    }
+
+    #[cfg(feature = "tokio")]
+    pub(crate) fn poll_start_connect(
+        &self,
+        task: &mut Registration,
+        context: &mut Context<'_>,
+        remote: SocketAddr,
+        timeout: Option<Duration>,
+    ) -> Poll<Result<PendingConnect>> {
+        let request = std::task::ready!(task.poll(context, Interest::Slot, |core| {
+            would_block(core.start_connect(remote, None, timeout))
+        }))?;
+        Poll::Ready(Ok(PendingConnect::new(&self.shared, request)))
+    }
+
     /// As [`Self::connect_timeout`]; the wait may also be cancelled. Its timeout is the sidecar's for this connect.
     ///
     /// # Errors
@@ -205,6 +227,19 @@ impl Attachment {
         self.shared.with_state(|state| {
             state.refuse_beside_task()?;
             state.core.take_news(out, most)
+        })
+    }
+
+    /// For an event loop that also makes calls between its rounds: the descriptor was readable, and now it asks for everything
+    /// that it waits for. Without this, two calls that find nothing pass for two rounds, and the descriptor may not stay
+    /// readable for what they took from the rings for others.
+    ///
+    /// # Errors
+    /// [`Error::Forked`].
+    pub fn begin_round(&self) -> Result<()> {
+        self.shared.with(|core| {
+            core.begin_round();
+            Ok(())
         })
     }
 
@@ -310,6 +345,28 @@ impl Attachment {
             core.ring_after_send();
             would_block(outcome)
         })
+    }
+
+    /// As [`Self::send_to`], on the channel-mode flow between these ends: [`Self::find_flow`] and the send in one step.
+    ///
+    /// # Errors
+    /// As for those two.
+    pub fn send_between<'a>(
+        &self,
+        peer: SocketAddr,
+        local: SocketAddr,
+        message: &[u8],
+        wait: impl Into<Wait<'a>>,
+    ) -> Result<()> {
+        let full = self.shared.with(|core| {
+            core.check_over()?;
+            let flow = core.find_by_ends(peer, local)?;
+            channel_mode(core, flow)?;
+            let sent = would_block(core.try_send(flow, message))?;
+            core.ring_after_send();
+            Ok(sent.is_none().then_some(flow))
+        })?;
+        full.map_or(Ok(()), |flow| self.send_to(flow, message, wait))
     }
 
     /// What the sidecar knows of a channel-mode flow: round-trip time, messages, bytes, repeats. A rare call: the sidecar is

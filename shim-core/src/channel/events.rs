@@ -77,6 +77,11 @@ impl Core {
         }
     }
 
+    /// The application's loop begins a round, in which everything is asked for that is waited for.
+    pub(crate) fn begin_round(&mut self) {
+        self.news.begin_round();
+    }
+
     /// A call that does not wait, as event mode wants it.
     #[inline]
     pub(crate) fn attempt<T>(
@@ -121,7 +126,9 @@ impl Core {
         if let Some((news, told)) = self.told(wants)
             && news.tell(told)
         {
-            return false;
+            // The descriptor stays readable for others. But what this call took from the rings behind its own look was no news
+            // to it, and the others' calls may be the last that are woken.
+            return true;
         }
         if self.arm_again() {
             return true;

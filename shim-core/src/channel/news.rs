@@ -74,6 +74,8 @@ pub(crate) struct Board {
     clock: u64,
     /// Counts how often the news were given up, so that nobody has to be visited then.
     period: u64,
+    /// When the present round of the loop began; 0: it does not say.
+    round: u64,
     /// They are taken, not asked for.
     is_taken: bool,
     /// Who has news, each at most once. With who is no more, until those are too many.
@@ -84,7 +86,16 @@ pub(crate) struct Board {
 
 impl Default for Board {
     fn default() -> Self {
-        Self { count: 0, latest: 0, clock: 0, period: 1, is_taken: false, list: VecDeque::new(), gone: 0 }
+        Self {
+            count: 0,
+            latest: 0,
+            clock: 0,
+            period: 1,
+            round: 0,
+            is_taken: false,
+            list: VecDeque::new(),
+            gone: 0,
+        }
     }
 }
 
@@ -136,11 +147,24 @@ impl Board {
         let again = told.since > self.latest;
         self.clock += 1;
         told.since = self.clock;
-        if self.count > 0 && again {
-            self.count = 0;
-            self.period += 1;
+        if self.count > 0 && again && self.round == 0 {
+            self.give_up();
         }
         self.count > 0
+    }
+
+    /// A round of the loop begins. What was there when the last one did concerns nobody who waits.
+    pub(super) fn begin_round(&mut self) {
+        if self.count > 0 && self.latest <= self.round {
+            self.give_up();
+        }
+        self.clock += 1;
+        self.round = self.clock;
+    }
+
+    fn give_up(&mut self) {
+        self.count = 0;
+        self.period += 1;
     }
 
     /// Whether they are taken, not asked for.
@@ -151,8 +175,7 @@ impl Board {
 
     fn begin_to_be_taken(&mut self) {
         self.is_taken = true;
-        self.count = 0;
-        self.period += 1;
+        self.give_up();
     }
 }
 

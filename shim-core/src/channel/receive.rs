@@ -2,7 +2,7 @@
 
 use super::news::Told;
 use super::queue::Entry;
-use super::{Core, FlowId, ListenerState};
+use super::{Core, FlowId, ListenerState, Wants};
 use crate::error::{Error, Result};
 use crate::message::Message;
 use crate::shm::layout::{INLINE_BYTES, SLOT_WORDS, receive_done_kind, receive_kind};
@@ -349,6 +349,9 @@ impl Core {
         flow.common = count;
         self.slab.append(&mut self.common, &mut flow.list);
         self.by_ends.insert((flow.info.peer, flow.info.local), handle);
+        if count > 0 {
+            self.news.note(&mut self.common_told, Wants::Any);
+        }
         self.changed = true;
         if flow.end.is_some() && count == 0 {
             self.release(handle);

@@ -61,7 +61,7 @@ fn join(tasks: &mut Tasks, command: &Command) -> Answer {
         None => task.answer.recv().map_err(|_| RecvTimeoutError::Disconnected),
     };
     match answer {
-        Err(RecvTimeoutError::Timeout) => return Ok(json!({ "running": true })),
+        Err(RecvTimeoutError::Timeout) => Ok(json!({ "running": true })),
         Err(RecvTimeoutError::Disconnected) => {
             tasks.remove(name);
             fault("the task ended without an answer")

@@ -4,7 +4,7 @@ use crate::commands::Agent;
 use machnet_client::{Canceller, Error, Flow, Message, Wait};
 use machnet_conformance::command::{Answer, Command};
 use machnet_conformance::content::content;
-use serde_json::json;
+use serde_json::{Value, json};
 use std::sync::mpsc::{Sender, channel};
 
 impl Agent {
@@ -15,9 +15,8 @@ impl Agent {
         let (helper, requests) = channel::<Canceller>();
         std::thread::spawn(move || requests.iter().for_each(|canceller| canceller.cancel()));
         for number in numbers.clone() {
-            let answer = |received: u32, cancelled: u32, won: u32, ok: bool| json!({ "received": received, "cancelled": cancelled, "won": won, "ok": ok });
             if recv_cancelled(&flow, &helper)?.is_some() {
-                return Ok(answer(number, cancelled, won, false));
+                return Ok(found(number - numbers.start, cancelled, won, false));
             }
             cancelled += 1;
             flow.send_with(&demand, timeout)?;
@@ -32,11 +31,15 @@ impl Agent {
                 }
             };
             if series.number_of(&message) != Some(number) {
-                return Ok(answer(number, cancelled, won, false));
+                return Ok(found(number - numbers.start, cancelled, won, false));
             }
         }
-        Ok(json!({ "received": numbers.len(), "cancelled": cancelled, "won": won, "ok": true }))
+        Ok(found(numbers.end - numbers.start, cancelled, won, true))
     }
+}
+
+fn found(received: u32, cancelled: u32, won: u32, is_right: bool) -> Value {
+    json!({ "received": received, "cancelled": cancelled, "won": won, "ok": is_right })
 }
 
 /// A receive that another thread cancels at once; a message, if it was faster.
