@@ -121,6 +121,8 @@ fn all_to_all(left_engines: u32, right_engines: u32) {
     if left_engines > 1 {
         assert!(flows(&right).iter().all(|flow| flow.direct), "{:?}", flows(&right));
     }
+    let to = |flow: &FlowStatus| u32::from(flow.peer_engine.unwrap());
+    assert!(flows(&left).iter().all(|flow| to(flow) < right_engines));
     assert_eq!(counter(&left, "handed_over_dropped") + counter(&right, "handed_over_dropped"), 0);
     let out = counter(&left, "handed_over_out");
     assert_eq!(counter(&left, "handed_over_in"), out, "what one hands over another takes");
