@@ -8,12 +8,17 @@ use machnet_client::control::{Reply, Request};
 use machnet_client::shm::Geometry;
 use machnet_client::socket::Seqpacket;
 use machnet_client::{Attachment, Error, Flow, Listener};
+use machnet_engine::config::Spread;
 use machnet_engine::status::{FlowStatus, Status};
 use std::sync::atomic::{AtomicU16, Ordering};
 use std::time::Duration;
 
 /// A sidecar with so many engines, alone at its address. All have one port, as hosts do.
 fn sidecar(engines: u32) -> TestSidecar {
+    sidecar_with(engines, Spread::Learned)
+}
+
+fn sidecar_with(engines: u32, spread: Spread) -> TestSidecar {
     static NEXT: AtomicU16 = AtomicU16::new(1);
     // By process, too: other test binaries may run at the same time.
     let number = NEXT.fetch_add(1, Ordering::Relaxed);
@@ -21,7 +26,7 @@ fn sidecar(engines: u32) -> TestSidecar {
     let [high, low] = process.to_be_bytes();
     TestSidecar::start(&format!("127.{high}.{low}.{number}"), |config| {
         config.udp_port = 17_000;
-        config.engines = engines;
+        (config.engines, config.spread) = (engines, spread);
     })
 }
 
@@ -121,6 +126,8 @@ fn all_to_all(left_engines: u32, right_engines: u32) {
     if left_engines > 1 {
         assert!(flows(&right).iter().all(|flow| flow.direct), "{:?}", flows(&right));
     }
+    let to = |flow: &FlowStatus| u32::from(flow.peer_engine.unwrap());
+    assert!(flows(&left).iter().all(|flow| to(flow) < right_engines));
     assert_eq!(counter(&left, "handed_over_dropped") + counter(&right, "handed_over_dropped"), 0);
     let out = counter(&left, "handed_over_out");
     assert_eq!(counter(&left, "handed_over_in"), out, "what one hands over another takes");
@@ -164,6 +171,18 @@ fn two_engines_and_four_engines_become_direct() {
 #[test]
 fn four_engines_and_four_engines_become_direct() {
     all_to_all(4, 4);
+}
+
+#[test]
+fn with_the_papers_handshake_data_goes_only_on_pairs_that_are_proven() {
+    let (left, right) = (sidecar_with(2, Spread::Paper), sidecar_with(4, Spread::Paper));
+    let (clients, servers) = (one_on_each(&left, 2), one_on_each(&right, 4));
+    let (_listeners, pairs) = connect_all(&left, &right, &clients, &servers);
+    for (number, (flow, accepted)) in pairs.iter().enumerate() {
+        echo(flow, accepted, number, 3_000);
+    }
+    let taken_over: u64 = flows(&left).iter().chain(&flows(&right)).map(|flow| flow.taken_over).sum();
+    assert_eq!(taken_over, 0, "no packet of an open flow landed at the wrong engine");
 }
 
 #[test]

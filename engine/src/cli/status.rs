@@ -196,7 +196,8 @@ fn connections(engine: &EngineStatus) -> Table {
                 flow.peer.to_string(),
                 flow.local.to_string(),
                 match flow.peer_engine {
-                    Some(peer) if u32::from(peer) != engine.id || flow.kind == "remote" => {
+                    // Between engines 0 there is usually no other.
+                    Some(peer) if u32::from(peer) != engine.id || (flow.kind == "remote" && peer > 0) => {
                         format!("{} (engine {peer})", flow.kind)
                     }
                     _ => flow.kind.clone(),

@@ -124,7 +124,8 @@ fn flow_status(endpoint: &Endpoint, host: &Host, tenant: &Tenant, id: u32, flow:
         peer_engine: match flow.link {
             Link::Local { .. } => u8::try_from(host.engine()).ok(),
             Link::Bridge(id) => host.bridges.engine_of(id),
-            Link::Remote(_) | Link::Ended => None,
+            Link::Remote(_) => Some(path.remote_engine),
+            Link::Ended => None,
         },
         from_port: path.pair.from,
         to_port: path.pair.to,
