@@ -211,10 +211,8 @@ impl Route {
             taught.doubted = self.heard.take();
         }
         if is_direct {
-            if self.heard != Some(pair) {
-                self.heard = Some(pair);
-                taught.works = Some(pair);
-            }
+            self.heard = Some(pair);
+            taught.works = Some(pair);
         } else {
             taught.fails = Some(pair);
             if self.heard == Some(pair) {

@@ -153,8 +153,9 @@ impl World {
         }
     }
 
-    /// Where flows of which both ends know their pairs and nothing rehashes, nothing is handed over any more.
-    pub(crate) fn handed_over_of_direct(&self) -> Vec<(Place, u64)> {
+    /// Where flows of which both ends know their pairs and nothing rehashes, nothing is handed over any more, but for an engine
+    /// that got no answers in time and so doubts its pairs: what was handed over, and how often the sender's engine gave up.
+    pub(crate) fn handed_over_of_direct(&self) -> Vec<(Place, u64, u64)> {
         let steady = self.machines.iter().all(|machine| machine.nic.queues() == usize::from(machine.engines));
         if !steady || self.scenario.rehashes() {
             return Vec::new();
@@ -167,7 +168,11 @@ impl World {
         (0..self.apps.len())
             .flat_map(|connection| [0, 1].map(|side| Place { connection, side }))
             .filter(|place| stats(place.peer()).is_some())
-            .filter_map(|place| Some((place, stats(place)?)))
+            .filter_map(|place| {
+                let sender = &self.oracle.connections[place.connection].sides[1 - place.side];
+                let timeouts = self.units[sender.unit].endpoint.as_ref()?.counters().timeouts;
+                Some((place, stats(place)?, timeouts))
+            })
             .collect()
     }
 }

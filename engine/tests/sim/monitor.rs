@@ -51,7 +51,7 @@ pub(crate) enum Phase {
         sides: u64,
         windows: u64,
         /// Ends of direct flows, and what was handed over for them until then.
-        direct: Vec<(Place, u64)>,
+        direct: Vec<(Place, u64, u64)>,
     },
     /// What is still open is closed.
     Closing {
@@ -323,13 +323,12 @@ impl World {
     }
 
     /// Flows of which both ends sent on pairs that are proven go on to do so.
-    fn check_directness(&mut self, before: &[(Place, u64)]) {
+    fn check_directness(&mut self, before: &[(Place, u64, u64)]) {
         self.oracle.totals.direct_checks += before.len() as u64;
-        let now = self.handed_over_of_direct();
-        for (place, count) in before {
-            let later = now.iter().find(|(other, _)| other == place).map(|(_, later)| *later);
-            if later.is_some_and(|later| later != *count) {
-                let text = format!("{place:?} was direct, yet {count} became {later:?} handed over");
+        for (place, count, timeouts) in self.handed_over_of_direct() {
+            let earlier = before.iter().find(|(other, ..)| *other == place);
+            if earlier.is_some_and(|(_, before, gave_up)| count != *before && timeouts == *gave_up) {
+                let text = format!("{place:?} was direct, yet {earlier:?} became {count} handed over");
                 self.oracle.violate("direct", text);
             }
         }

@@ -81,7 +81,7 @@ impl Endpoint {
         let pair = if let Some(pair) = named {
             pair
         } else if syn.engines <= 1 {
-            Pair { from: config.ports.first(), to: heard_port(from, hears_at) }
+            Pair { from: config.ports.first(), to: hears_at.first() }
         } else {
             let engine = engine_of(syn.client, syn.engines);
             // The paper's answers travel on pairs of their own, so that each is a new chance.
@@ -99,7 +99,7 @@ impl Endpoint {
         let mut to = datagram.from;
         let mut engine = None;
         if let Some(confirm) = &data.confirm {
-            to.set_port(heard_port(to, confirm.hears_at));
+            to.set_port(confirm.hears_at.first());
             engine = Some(engine_of(confirm.client, confirm.engines));
         } else if let Some(search) = data.extended.and_then(|extended| extended.search) {
             to.set_port(search.port);
@@ -217,6 +217,8 @@ impl Endpoint {
             let host = self.hosts.meet(now, flow.to.ip(), confirm.engines.max(1), confirm.hears_at);
             pair = host.pair(engine_of(confirm.client, confirm.engines));
         }
+        // Not where it came from: one pair serves all flows to a host with one engine.
+        flow.route.pair.to = confirm.hears_at.first();
         flow.route.on_peer(confirm.engines, confirm.hears_at, pair, &self.config);
         flow.follow_route();
     }
@@ -312,9 +314,4 @@ fn draw(from: PortRange, to: PortRange, rng: &mut Rng) -> Pair {
 /// The engine of a sidecar with `engines` that made an id.
 fn engine_of(id: ConnectionId, engines: u8) -> u8 {
     u8::try_from(id.0 % u32::from(engines.max(1))).unwrap_or(0)
-}
-
-/// Where somebody hears who sent from this address: at the port it sent from, if it can.
-fn heard_port(from: SocketAddr, hears_at: PortRange) -> u16 {
-    if hears_at.contains(from.port()) { from.port() } else { hears_at.first() }
 }
