@@ -18,12 +18,12 @@ async function attach(options = {}) {
   signal?.throwIfAborted();
   const chosen = {
     socket: text(socket, 'socket'),
-    engine: engine ?? undefined,
+    engine: typeof engine === 'number' ? `${engine}` : text(engine, 'engine'),
     name: text(name, 'name') ?? path.basename(process.argv[1] ?? 'node'),
     lingerMs: milliseconds(linger),
     sizes: typeof sizes === 'string' ? { base: sizes } : sizes,
   };
-  if (chosen.engine !== undefined) integer(chosen.engine, 'engine');
+  if (typeof engine === 'number') integer(engine, 'engine');
   for (const size of SIZES) if (sizes?.[size] !== undefined) integer(sizes[size], size);
   const channel = await settle(attempt(() => native.attach(chosen)));
   return new Channel(channel, Boolean(lend));

@@ -61,8 +61,8 @@ export interface ChannelSizes {
 export interface AttachOptions {
   /** The sidecar's control socket; else `$MACHNET_SOCKET`, else the user's if it exists, else the system's. */
   socket?: string | URL | undefined;
-  /** The engine that shall serve the channel; else the sidecar chooses. */
-  engine?: number | undefined;
+  /** The engine that shall serve the channel, by name as `machnet status` has it ("engine0") or by number; else the sidecar chooses. */
+  engine?: string | number | undefined;
   /** What `machnet status` shows; else the name of the script. */
   name?: string | undefined;
   /** Milliseconds that {@link Channel.close} waits for what was sent to be acknowledged; 1000 by default. */

@@ -20,8 +20,8 @@ use std::time::Duration;
 pub struct Options {
     /// The sidecar's control socket.
     pub socket: Option<String>,
-    /// The engine that shall serve the channel.
-    pub engine: Option<u32>,
+    /// The engine that shall serve the channel: its name or its number as text.
+    pub engine: Option<String>,
     /// What `machnet status` shows.
     pub name: String,
     /// Milliseconds that `close` waits for what was sent.
@@ -104,7 +104,7 @@ pub fn attach(env: &Env, options: Options) -> Result<AsyncTask<Attaching>> {
         chosen = chosen.socket(socket);
     }
     if let Some(engine) = options.engine {
-        chosen = chosen.engine(engine);
+        chosen = chosen.engine_named(&engine).or_throw(env)?;
     }
     if let Some(linger) = duration(options.linger_ms) {
         chosen = chosen.linger(linger);

@@ -28,7 +28,11 @@ describe('channel', { timeout: 6 * LONG }, () => {
     assert.ok(channel instanceof Channel);
   });
 
-  test('engines are chosen by number', async () => {
+  test('engines are chosen by name or number', async () => {
+    const named = await sidecar.attach({ engine: 'engine0' });
+    assert.equal(named.info.engine, 0);
+    await named.close();
+    await assert.rejects(sidecar.attach({ engine: 'motor0' }), { code: 'InvalidArgument' });
     const own = await sidecar.attach({ engine: 0 });
     assert.equal(own.info.engine, 0);
     await own.close();
