@@ -16,11 +16,11 @@ ARGS ?=
 
 version := $(shell sed -n 's/^version = "\(.*\)"$$/\1/p' Cargo.toml | head -1)
 # Cargo chooses features by all that it builds at once: what brings tokio and the benches' peers would bring them into the C library.
-not_shipped := --exclude machnet-benches --exclude machnet-example-http
+not_shipped := --exclude machnet-benches --exclude machnet-conformance --exclude machnet-example-http
 
 release_dir := $(or $(CARGO_TARGET_DIR),target)/release
 
-.PHONY: help demo build test bench doc install uninstall clean need-cargo
+.PHONY: help demo build test bench doc dist install uninstall clean need-cargo
 
 help:
 	@echo 'make demo      build, then measure two sidecars beside kernel TCP and UDP on this machine (a minute or two)'
@@ -28,6 +28,7 @@ help:
 	@echo 'make test      install what the tests need and run all of them; ARGS="fmt clippy" runs only these steps'
 	@echo 'make bench     run every bench this machine allows; NAME=crossing runs one'
 	@echo 'make doc       the documentation of the Rust crates, into target/doc'
+	@echo 'make dist      the packages of every language for this processor, into target/dist; ARGS="x86_64 aarch64" for both'
 	@echo 'make install   into PREFIX=$(PREFIX); respects DESTDIR'
 	@echo 'make uninstall take away what install put there'
 	@echo 'make clean     remove what was built'
@@ -56,6 +57,9 @@ bench: need-cargo
 
 doc: need-cargo
 	cargo doc --locked --workspace --no-deps --lib
+
+dist: need-cargo
+	@ci/dist.sh $(ARGS)
 
 # libmachnet_shim is the name that programs written for Microsoft's library link with.
 # Root need not have cargo: `make build && sudo make install`.

@@ -8,7 +8,7 @@
 # A step that fails does not keep the others from running, but the exit code is then 1. The last line counts tests (a step
 # that runs none counts as one): N passed, N failed, N skipped. Whatever was skipped is named with its reason before it.
 #
-# Knobs: SIM_RUNS (seeds of the simulator), SIM_SEED (its first), HOSTILE_ROUNDS, CARGO_TARGET_DIR, CI_TOOLS_DIR.
+# Knobs: SIM_RUNS (seeds of the simulator), SIM_SEED (its first), HOSTILE_ROUNDS, DIST_PLATFORMS, CLEAN_ROOTS, CARGO_TARGET_DIR, CI_TOOLS_DIR.
 set -uo pipefail
 { # Read whole before it runs, so that it may be edited meanwhile.
 cd "$(dirname "$0")/.."
@@ -25,7 +25,7 @@ mkdir -p "$logs"
 # Always --workspace, never -p: cargo chooses the features of dependencies by what it is asked to build, so that one package
 # alone would be built a second time, with everything below it.
 
-steps=(setup scripts fmt clippy docs deny tests doctests c-header loom hostile sim release python go instructions)
+steps=(setup scripts fmt versions clippy docs deny tests doctests c-header loom hostile sim release dist python node go csharp conformance clean-root qemu instructions)
 
 step_setup() { ci/setup.sh; }
 
@@ -41,6 +41,8 @@ step_scripts() {
 
 step_fmt() { cargo fmt --all -- --check; }
 
+step_versions() { run_script ci/versions.sh; }
+
 step_clippy() { cargo clippy --locked --workspace --all-targets --keep-going -- -D warnings; }
 
 step_docs() { RUSTDOCFLAGS="-D warnings" cargo doc --locked --workspace --no-deps --lib; }
@@ -54,7 +56,14 @@ step_deny() {
     else
         also_skipped "deny: advisories: the database (https://github.com/rustsec/advisory-db) cannot be reached from here"
     fi
-    "$cargo_deny" --workspace --locked check --hide-inclusion-graph "${checks[@]}"
+    "$cargo_deny" --workspace --locked check --hide-inclusion-graph "${checks[@]}" || return 1
+    # Packages with a lock file of their own.
+    local manifest
+    for manifest in python/Cargo.toml node/Cargo.toml csharp/*/Cargo.toml; do
+        [ -e "${manifest%.toml}.lock" ] || continue
+        echo "$manifest"
+        "$cargo_deny" --manifest-path "$manifest" --locked --config deny.toml check --hide-inclusion-graph "${checks[@]}" || return 1
+    done
 }
 
 # The output of tests that pass goes to the log, where a line "SKIPPED: reason" tells that one could not run here.
@@ -101,11 +110,29 @@ step_release() {
     [ -z "$(find "$root" ! -type d)" ] || { find "$root" ! -type d && echo "make uninstall left these" && return 1; }
 }
 
-# After the release build, whose sidecar the package brings.
+# Everything that a release consists of. DIST_PLATFORMS names fewer platforms.
+step_dist() {
+    local line
+    # shellcheck disable=SC2086
+    run_script ci/dist.sh ${DIST_PLATFORMS:-x86_64 aarch64} | tee "$logs/dist.out" || return 1
+    while read -r line; do also_skipped "$line"; done < <(sed -n 's/^SKIPPED //p' "$logs/dist.out")
+}
+
+# After the release build, whose sidecar the package brings; or with the package of the step `dist`, if that ran too.
 step_python() {
-    local reason
+    local reason wheel
+    wheel="$(find "$target_dir/dist/python" -name "*_$(uname -m).whl" 2>/dev/null | head -n 1)"
+    case " ${CI_STEPS:-} " in *" dist "*) [ -z "$wheel" ] || export WHEEL="$wheel" ;; esac
     run_script ci/python.sh | tee "$logs/python.out" || return 1
     reason="$(sed -n 's/^SKIPPED //p' "$logs/python.out" | head -1)"
+    [ -z "$reason" ] || skip "$reason"
+}
+
+# After the release build, whose sidecar the packages bring.
+step_node() {
+    local reason
+    run_script ci/node.sh | tee "$logs/node.out" || return 1
+    reason="$(sed -n 's/^SKIPPED //p' "$logs/node.out" | head -1)"
     [ -z "$reason" ] || skip "$reason"
 }
 
@@ -114,6 +141,30 @@ step_go() {
     command -v go >/dev/null 2>&1 || { skip "Go is not installed" && return; }
     run_script ci/go.sh
 }
+
+# After the release build, whose library and sidecar its packages bring.
+step_csharp() {
+    local reason
+    run_script ci/csharp.sh | tee "$logs/csharp.out" || return 1
+    reason="$(sed -n 's/^SKIPPED //p' "$logs/csharp.out" | head -1)"
+    [ -z "$reason" ] || skip "$reason"
+}
+
+# After the SDKs' own steps, whose packages its agents use.
+step_conformance() {
+    local line
+    run_script ci/conformance.sh | tee "$logs/conformance.out" || return 1
+    while read -r line; do also_skipped "$line"; done < <(sed -n 's/^SKIPPED //p' "$logs/conformance.out")
+}
+
+# After the step `dist`, whose packages it installs. CLEAN_ROOTS names the languages.
+step_clean-root() {
+    # shellcheck disable=SC2086
+    run_and_list_skips clean-root ${CLEAN_ROOTS:-}
+}
+
+# After the step `dist`, whose packages for the other processor it runs.
+step_qemu() { run_and_list_skips qemu; }
 
 # After the release build, whose programs it counts.
 step_instructions() {
@@ -124,8 +175,8 @@ step_instructions() {
 # Upper bounds against hangs, in seconds, far above what a step takes on two slow cores.
 limit_of() {
     case "$1" in
-        setup | tests | sim | release) echo 1500 ;;
-        clippy | docs | doctests | loom | hostile) echo 900 ;;
+        setup | tests | sim | release | dist) echo 1500 ;;
+        clippy | docs | doctests | loom | hostile | python | node | csharp | conformance | clean-root | qemu) echo 900 ;;
         *) echo 300 ;;
     esac
 }
@@ -137,6 +188,16 @@ also_skipped() { echo "SKIPPED $1" && echo "$1" >>"$logs/also-skipped"; }
 run_script() {
     [ -x "$1" ] || { skip "there is no $1 yet" && return; }
     "$@"
+}
+
+# Runs ci/NAME.sh, which says "SKIPPED NAME: reason" of what it cannot do. If it can do nothing, the step was skipped.
+run_and_list_skips() {
+    local name="$1" line
+    run_script "ci/$name.sh" "${@:2}" | tee "$logs/$name.out" || return 1
+    if ! grep '^test result: .* [1-9][0-9]* ' "$logs/$name.out" >/dev/null; then
+        skip "$(sed -n "s/^SKIPPED $name: //p" "$logs/$name.out" | tr '\n' ' ')" && return
+    fi
+    while read -r line; do also_skipped "$line"; done < <(sed -n 's/^SKIPPED //p' "$logs/$name.out")
 }
 
 # One step in a process of its own, so that a limit can end it with everything that it started.
@@ -156,6 +217,7 @@ for name in "$@"; do
     esac
 done
 [ $# -gt 0 ] && steps=("$@")
+export CI_STEPS="${steps[*]}"
 
 # Adds up the counts of all "test result:" lines of a log into found_passed and found_failed.
 count_tests() {

@@ -33,10 +33,13 @@ const (
 
 type options struct {
 	socket, name         string
+	engineName           string
 	engine               int
 	linger               time.Duration
 	sizes                Sizes
 	maxFlows, flowCredit uint32
+
+	sendSlots, receiveSlots, txBuffers, rxBuffers, bufferBytes uint32
 }
 
 // Option is a choice for Attach.
@@ -48,8 +51,11 @@ func WithSocket(path string) Option { return func(o *options) { o.socket = path 
 // WithName sets the name that `machnet status` shows. Default: the program's.
 func WithName(name string) Option { return func(o *options) { o.name = name } }
 
-// WithEngine names the engine that shall serve the channel. Default: any.
+// WithEngine says which engine shall serve the channel. Default: any.
 func WithEngine(number int) Option { return func(o *options) { o.engine = number } }
+
+// WithEngineName is WithEngine by the engine's name, as `machnet status` shows it: "engine0", or the number.
+func WithEngineName(name string) Option { return func(o *options) { o.engineName = name } }
 
 // WithLinger says how long Close of the channel waits until what was sent is acknowledged. Default: 1 s.
 func WithLinger(linger time.Duration) Option { return func(o *options) { o.linger = linger } }
@@ -62,6 +68,21 @@ func WithMaxFlows(flows uint32) Option { return func(o *options) { o.maxFlows = 
 
 // WithFlowCredit sets how many messages of one flow may be sent and not yet acknowledged.
 func WithFlowCredit(messages uint32) Option { return func(o *options) { o.flowCredit = messages } }
+
+// WithSendSlots sets the slots of the ring to the sidecar: a power of two. This and the like change one of WithSizes.
+func WithSendSlots(slots uint32) Option { return func(o *options) { o.sendSlots = slots } }
+
+// WithReceiveSlots sets the slots of the ring from the sidecar: a power of two.
+func WithReceiveSlots(slots uint32) Option { return func(o *options) { o.receiveSlots = slots } }
+
+// WithTxBuffers sets how many buffers there are to send from.
+func WithTxBuffers(buffers uint32) Option { return func(o *options) { o.txBuffers = buffers } }
+
+// WithRxBuffers sets how many buffers there are to receive into.
+func WithRxBuffers(buffers uint32) Option { return func(o *options) { o.rxBuffers = buffers } }
+
+// WithBufferBytes sets the bytes of one buffer: a power of two.
+func WithBufferBytes(bytes uint32) Option { return func(o *options) { o.bufferBytes = bytes } }
 
 // Channel is an attachment to a sidecar. Its methods may be called from any goroutine.
 type Channel struct {
@@ -85,6 +106,12 @@ type Info struct {
 	SidecarPID int
 	// Local is the sidecar's address.
 	Local netip.Addr
+	// TxBuffers is how many buffers there are to send from.
+	TxBuffers int
+	// RxBuffers is how many buffers there are to receive into.
+	RxBuffers int
+	// BufferBytes are the bytes of one buffer.
+	BufferBytes int
 	// MaxFlows is the most flows at a time.
 	MaxFlows int
 	// FlowCredit is how many messages of one flow may be sent and not yet acknowledged.
@@ -100,6 +127,13 @@ func Attach(ctx context.Context, choices ...Option) (*Channel, error) {
 	}
 	if chosen.linger > math.MaxUint32*time.Millisecond {
 		return nil, invalid(opAttach, "the linger time is too long")
+	}
+	if chosen.engineName != "" {
+		r := engineNumber(chosen.engineName)
+		if r.code != 0 {
+			return nil, r.failed(opAttach)
+		}
+		chosen.engine = r.count
 	}
 	abandon := func(r result) {
 		if r.code == 0 {
@@ -122,12 +156,13 @@ func newChannel(native unsafe.Pointer) (*Channel, error) {
 		channelFree(native)
 		return nil, fd.failed(opAttach)
 	}
-	pump, err := newPump(uintptr(fd.count))
+	pump, err := newPump(native, uintptr(fd.count))
 	if err != nil {
 		channelFree(native)
 		return nil, &Error{Op: opAttach, Code: ErrIO, Text: err.Error(), cause: err}
 	}
 	ch := &Channel{h: handle{ptr: native, free: channelFree}, pump: pump, closed: make(chan struct{}), slot: newPlace()}
+	pump.registerChannel(&post{sending: &ch.slot})
 	ch.info, _ = channelInfo(native)
 	return ch, nil
 }
@@ -141,7 +176,7 @@ func (ch *Channel) Lost() <-chan struct{} { return ch.pump.lost }
 
 // Close closes all flows in order, waits at most the linger time until what was sent is acknowledged, and detaches. Every call
 // on the channel, its flows and listeners answers an error that is net.ErrClosed from now on. The error tells why some of what
-// was sent may be lost.
+// was sent may be lost. The channel's memory and descriptors are freed when its flows and listeners are closed too.
 func (ch *Channel) Close() error {
 	ch.closing.Do(func() {
 		close(ch.closed)
@@ -190,6 +225,9 @@ func (ch *Channel) Connect(ctx context.Context, address string) (*Flow, error) {
 	}
 	defer pendingFree(pending.handle)
 	outcome := newPlace()
+	token := ch.pump.register(&post{receiving: &outcome})
+	defer ch.pump.forget(token)
+	pendingSetToken(pending.handle, token)
 	flow, err := ch.call(&outcome, e, func() result { return tryFinish(pending.handle) })
 	if err != nil {
 		return nil, err
@@ -199,15 +237,16 @@ func (ch *Channel) Connect(ctx context.Context, address string) (*Flow, error) {
 
 // call makes a call that does not wait, and waits for its answer. What it is called on is acquired.
 func (ch *Channel) call(at *place, e *ends, try func() result) (result, error) {
-	before := ch.pump.phase.Load()
 	r := try()
 	if r.code == ErrWouldBlock {
 		again := func() bool {
 			r = try()
 			return r.code != ErrWouldBlock
 		}
-		if err := ch.pump.wait(at, e, before, again); err != nil {
-			return result{}, err
+		if !ch.pump.spin(at, again) {
+			if err := ch.pump.wait(at, e, again); err != nil {
+				return result{}, err
+			}
 		}
 	}
 	if r.code != 0 {

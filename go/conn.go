@@ -71,7 +71,7 @@ func (c *Conn) openStream(op string) error {
 		c.mode.Store(isEnded)
 		return c.flow.ch.failed(r, op, c.flow.closed)
 	}
-	c.stream = &stream{h: handle{ptr: r.handle, free: streamFree}}
+	c.stream = &stream{h: handle{ptr: r.handle, free: c.flow.andForget(streamFree)}}
 	c.mode.Store(isStream)
 	return nil
 }
@@ -130,10 +130,15 @@ func (c *Conn) Read(buffer []byte) (int, error) {
 	if len(buffer) == 0 {
 		return 0, nil
 	}
-	before := c.flow.ch.pump.phase.Load()
 	r := streamTryRead(s.h.ptr, buffer)
 	if r.code == ErrWouldBlock {
-		if r, err = c.readSlowly(s, before, buffer); err != nil {
+		c.flow.ch.pump.spin(&c.flow.receiving, func() bool {
+			r = streamTryRead(s.h.ptr, buffer)
+			return r.code != ErrWouldBlock
+		})
+	}
+	if r.code == ErrWouldBlock {
+		if r, err = c.readSlowly(s, buffer); err != nil {
 			return 0, err
 		}
 	}
@@ -146,9 +151,9 @@ func (c *Conn) Read(buffer []byte) (int, error) {
 	return r.count, nil
 }
 
-func (c *Conn) readSlowly(s *stream, before uint64, buffer []byte) (result, error) {
+func (c *Conn) readSlowly(s *stream, buffer []byte) (result, error) {
 	try := func() result { return streamTryRead(s.h.ptr, buffer) }
-	return c.flow.waitFor(&c.flow.receiving, c.flow.ends(nil, &c.read, opRead), before, try)
+	return c.flow.waitFor(&c.flow.receiving, c.flow.ends(nil, &c.read, opRead), try)
 }
 
 // Write writes all of it, and waits for room until the write deadline. It says how much was written before an error: ErrClosed if
@@ -190,14 +195,13 @@ func (c *Conn) Write(bytes []byte) (int, error) {
 // inTurn makes a call that does not wait, and waits for its answer. The caller has the turn to write.
 func (c *Conn) inTurn(e *ends, try func() result) (result, error) {
 	pump := c.flow.ch.pump
-	before := pump.phase.Load()
 	r := try()
 	if r.code == ErrWouldBlock {
 		again := func() bool {
 			r = try()
 			return r.code != ErrWouldBlock
 		}
-		if err := pump.waitInTurn(&c.flow.sending, e, before, again); err != nil {
+		if err := pump.waitInTurn(&c.flow.sending, e, again); err != nil {
 			return result{}, err
 		}
 	}

@@ -104,7 +104,7 @@ var _ net.Error = (*Error)(nil)
 // Error is the whole sentence.
 func (e *Error) Error() string { return "machnet: " + e.Op + ": " + e.Text }
 
-// Unwrap answers the context's error if a context ended the call.
+// Unwrap answers the context's error if a context ended the call, and errors.ErrUnsupported where no program can attach.
 func (e *Error) Unwrap() error { return e.cause }
 
 // Timeout tells whether time ran out; with it, *Error is a net.Error.
@@ -155,6 +155,9 @@ func (r result) failed(op string) *Error {
 	}
 	if r.code == ErrBufferTooSmall {
 		e.Needed = r.count
+	}
+	if !supported {
+		e.cause = errors.ErrUnsupported
 	}
 	return e
 }

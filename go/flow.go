@@ -17,6 +17,7 @@ type Flow struct {
 	h                  handle
 	closed             chan struct{}
 	sending, receiving place
+	token              uint64
 	local, peer        Addr
 	maxMessage         int
 }
@@ -62,10 +63,21 @@ type Stats struct {
 
 func newFlow(ch *Channel, native unsafe.Pointer) *Flow {
 	local, peer := flowAddresses(native)
-	return &Flow{
-		ch: ch, h: handle{ptr: native, free: flowFree}, closed: make(chan struct{}),
-		sending: newPlace(), receiving: newPlace(),
+	f := &Flow{
+		ch: ch, closed: make(chan struct{}), sending: newPlace(), receiving: newPlace(),
 		local: Addr{local}, peer: Addr{peer}, maxMessage: flowMaxMessage(native),
+	}
+	f.token = ch.pump.register(&post{receiving: &f.receiving, sending: &f.sending})
+	flowSetToken(native, f.token)
+	f.h.ptr, f.h.free = native, f.andForget(flowFree)
+	return f
+}
+
+// andForget also ends the flow's news.
+func (f *Flow) andForget(free func(unsafe.Pointer)) func(unsafe.Pointer) {
+	return func(native unsafe.Pointer) {
+		f.ch.pump.forget(f.token)
+		free(native)
 	}
 }
 
@@ -108,12 +120,9 @@ func (f *Flow) try(op string) error {
 }
 
 // answered is the error of a call that does not wait.
-func (f *Flow) answered(r result, before uint64, op string) error {
+func (f *Flow) answered(r result, op string) error {
 	if r.code == 0 {
 		return nil
-	}
-	if r.code == ErrWouldBlock {
-		f.ch.pump.disturbed(before, 0)
 	}
 	return f.ch.failed(r, op, f.closed)
 }
@@ -127,30 +136,36 @@ func (f *Flow) send(ctx context.Context, at *deadline, message []byte) error {
 		return err
 	}
 	defer f.h.release()
-	before := f.ch.pump.phase.Load()
-	switch r := trySend(f.h.ptr, message); r.code {
+	r := trySend(f.h.ptr, message)
+	if r.code == ErrWouldBlock {
+		f.ch.pump.spin(&f.sending, func() bool {
+			r = trySend(f.h.ptr, message)
+			return r.code != ErrWouldBlock
+		})
+	}
+	switch r.code {
 	case 0:
 		return nil
 	case ErrWouldBlock:
-		return f.sendSlowly(ctx, at, before, message)
+		return f.sendSlowly(ctx, at, message)
 	default:
 		return f.ch.failed(r, opSend, f.closed)
 	}
 }
 
-func (f *Flow) sendSlowly(ctx context.Context, at *deadline, before uint64, message []byte) error {
-	_, err := f.waitFor(&f.sending, f.ends(ctx, at, opSend), before, func() result { return trySend(f.h.ptr, message) })
+func (f *Flow) sendSlowly(ctx context.Context, at *deadline, message []byte) error {
+	_, err := f.waitFor(&f.sending, f.ends(ctx, at, opSend), func() result { return trySend(f.h.ptr, message) })
 	return err
 }
 
-// waitFor waits for the answer of a call that was made in vain at the phase before.
-func (f *Flow) waitFor(at *place, e *ends, before uint64, try func() result) (result, error) {
+// waitFor waits for the answer of a call that was made in vain.
+func (f *Flow) waitFor(at *place, e *ends, try func() result) (result, error) {
 	var r result
 	again := func() bool {
 		r = try()
 		return r.code != ErrWouldBlock
 	}
-	if err := f.ch.pump.wait(at, e, before, again); err != nil {
+	if err := f.ch.pump.wait(at, e, again); err != nil {
 		return result{}, err
 	}
 	if r.code != 0 {
@@ -165,8 +180,7 @@ func (f *Flow) TrySend(message []byte) error {
 		return err
 	}
 	defer f.h.release()
-	before := f.ch.pump.phase.Load()
-	return f.answered(trySend(f.h.ptr, message), before, opSend)
+	return f.answered(trySend(f.h.ptr, message), opSend)
 }
 
 // SendMany sends messages in order, with far fewer calls into the library than Send would take. It says how many were sent: all
@@ -197,10 +211,9 @@ func (f *Flow) TryRecvInto(buffer []byte) (int, error) {
 		return 0, err
 	}
 	defer f.h.release()
-	before := f.ch.pump.phase.Load()
 	r := tryRecv(f.h.ptr, buffer)
 	if r.code != 0 {
-		return 0, f.answered(r, before, opRecv)
+		return 0, f.answered(r, opRecv)
 	}
 	return r.count, nil
 }
@@ -219,19 +232,25 @@ func (f *Flow) recvInto(ctx context.Context, at *deadline, buffer []byte) (int, 
 		return 0, err
 	}
 	defer f.h.release()
-	before := f.ch.pump.phase.Load()
-	switch r := tryRecv(f.h.ptr, buffer); r.code {
+	r := tryRecv(f.h.ptr, buffer)
+	if r.code == ErrWouldBlock {
+		f.ch.pump.spin(&f.receiving, func() bool {
+			r = tryRecv(f.h.ptr, buffer)
+			return r.code != ErrWouldBlock
+		})
+	}
+	switch r.code {
 	case 0:
 		return r.count, nil
 	case ErrWouldBlock:
-		return f.recvIntoSlowly(ctx, at, before, buffer)
+		return f.recvIntoSlowly(ctx, at, buffer)
 	default:
 		return 0, f.ch.failed(r, opRecv, f.closed)
 	}
 }
 
-func (f *Flow) recvIntoSlowly(ctx context.Context, at *deadline, before uint64, buffer []byte) (int, error) {
-	r, err := f.waitFor(&f.receiving, f.ends(ctx, at, opRecv), before, func() result { return tryRecv(f.h.ptr, buffer) })
+func (f *Flow) recvIntoSlowly(ctx context.Context, at *deadline, buffer []byte) (int, error) {
+	r, err := f.waitFor(&f.receiving, f.ends(ctx, at, opRecv), func() result { return tryRecv(f.h.ptr, buffer) })
 	return r.count, err
 }
 
@@ -251,12 +270,17 @@ func (f *Flow) RecvLoan(ctx context.Context) (*Message, error) {
 		return nil, err
 	}
 	defer f.h.release()
-	before := f.ch.pump.phase.Load()
 	r := tryRecvLoan(f.h.ptr)
+	if r.code == ErrWouldBlock {
+		f.ch.pump.spin(&f.receiving, func() bool {
+			r = tryRecvLoan(f.h.ptr)
+			return r.code != ErrWouldBlock
+		})
+	}
 	if r.code == ErrWouldBlock {
 		var err error
 		try := func() result { return tryRecvLoan(f.h.ptr) }
-		if r, err = f.waitFor(&f.receiving, f.ends(ctx, nil, opRecv), before, try); err != nil {
+		if r, err = f.waitFor(&f.receiving, f.ends(ctx, nil, opRecv), try); err != nil {
 			return nil, err
 		}
 	}
@@ -272,10 +296,9 @@ func (f *Flow) TryRecvLoan() (*Message, error) {
 		return nil, err
 	}
 	defer f.h.release()
-	before := f.ch.pump.phase.Load()
 	r := tryRecvLoan(f.h.ptr)
 	if r.code != 0 {
-		return nil, f.answered(r, before, opRecv)
+		return nil, f.answered(r, opRecv)
 	}
 	return &Message{native: r.handle, length: r.count}, nil
 }
@@ -315,7 +338,23 @@ func (f *Flow) Lend(ctx context.Context, length int) (*Loan, error) {
 	if err != nil {
 		return nil, err
 	}
-	return &Loan{native: r.handle, length: length}, nil
+	return &Loan{native: r.handle, length: length, pump: f.ch.pump}, nil
+}
+
+// TryLend is Lend without waiting: ErrWouldBlock if there is no room now.
+func (f *Flow) TryLend(length int) (*Loan, error) {
+	if length < 0 {
+		return nil, invalid(opLend, "the length is negative")
+	}
+	if err := f.try(opLend); err != nil {
+		return nil, err
+	}
+	defer f.h.release()
+	r := tryLend(f.h.ptr, length)
+	if r.code != 0 {
+		return nil, f.answered(r, opLend)
+	}
+	return &Loan{native: r.handle, length: length, pump: f.ch.pump}, nil
 }
 
 // Unacknowledged tells how many messages were sent that the peer's sidecar has not acknowledged; after the end of the flow: how

@@ -5,6 +5,7 @@ import (
 	"net"
 	"net/netip"
 	"time"
+	"unsafe"
 )
 
 // Addr is the address of one end. It is a net.Addr.
@@ -61,10 +62,14 @@ func (ch *Channel) ListenBacklog(ctx context.Context, address string, backlog ui
 	if r.code != 0 {
 		return nil, ch.failed(r, opListen, nil)
 	}
-	return &Listener{
-		ch: ch, h: handle{ptr: r.handle, free: listenerFree}, closed: make(chan struct{}), accepting: newPlace(),
-		address: Addr{listenerAddress(r.handle)},
-	}, nil
+	l := &Listener{ch: ch, closed: make(chan struct{}), accepting: newPlace(), address: Addr{listenerAddress(r.handle)}}
+	token := ch.pump.register(&post{receiving: &l.accepting})
+	listenerSetToken(r.handle, token)
+	l.h.ptr, l.h.free = r.handle, func(native unsafe.Pointer) {
+		ch.pump.forget(token)
+		listenerFree(native)
+	}
+	return l, nil
 }
 
 // Accept waits for a connection: a *Conn.

@@ -42,6 +42,7 @@ type Loan struct {
 	mu     sync.Mutex
 	native unsafe.Pointer
 	length int
+	pump   *pump
 }
 
 // Bytes is the room to write the message into, valid until Send or Drop; nil after.
@@ -76,5 +77,6 @@ func (l *Loan) Drop() {
 	if l.native != nil {
 		loanFree(l.native)
 		l.native = nil
+		l.pump.disturb() // Another call may wait for the room.
 	}
 }

@@ -1,14 +1,19 @@
+//go:build linux && cgo && (amd64 || arm64 || machnet_pkgconfig)
+
 package machnet
+
+// The library itself comes from a module per platform: library_linux_amd64.go.
 
 /*
 #cgo !machnet_pkgconfig CFLAGS: -I${SRCDIR}/internal/lib/include
-#cgo !machnet_pkgconfig,linux,amd64 LDFLAGS: ${SRCDIR}/internal/lib/linux_amd64/libmachnet.a -lpthread -ldl -lm
 #cgo machnet_pkgconfig pkg-config: machnet
 #cgo noescape mn_try_send
 #cgo nocallback mn_try_send
 #cgo noescape mn_try_recv
 #cgo nocallback mn_try_recv
 #cgo nocallback mn_try_recv_loan
+#cgo noescape mn_take_news
+#cgo nocallback mn_take_news
 #cgo noescape mn_stream_try_read
 #cgo nocallback mn_stream_try_read
 #cgo noescape mn_stream_try_write
@@ -51,6 +56,12 @@ static mn_result mn_attach(const machnet_attach_options_t *chosen, const char *s
 	return mn_done(status, 0, channel);
 }
 
+static mn_result mn_engine_number(const char *name) {
+	int32_t engine = -1;
+	int32_t status = machnet_engine_number(name, &engine);
+	return mn_done(status, (size_t)engine, NULL);
+}
+
 static mn_result mn_channel_shutdown(void *channel) { return mn_done(machnet_channel_shutdown(channel), 0, NULL); }
 static void mn_channel_close(void *channel) { machnet_channel_close(channel); }
 
@@ -59,6 +70,16 @@ static mn_result mn_event_fd(void *channel) {
 	int32_t status = machnet_channel_event_fd(channel, &fd);
 	return mn_done(status, (size_t)fd, NULL);
 }
+
+static mn_result mn_take_news(void *channel, machnet_news_t *news, size_t most) {
+	size_t count = 0;
+	int32_t status = machnet_channel_take_news(channel, news, most, &count);
+	return mn_done(status, count, NULL);
+}
+
+static void mn_flow_set_token(void *flow, uint64_t token) { machnet_flow_set_token(flow, token); }
+static void mn_listener_set_token(void *listener, uint64_t token) { machnet_listener_set_token(listener, token); }
+static void mn_pending_set_token(void *pending, uint64_t token) { machnet_pending_set_token(pending, token); }
 
 static mn_result mn_listen(void *channel, const char *ip, uint16_t port, uint32_t backlog) {
 	machnet_listener_t *listener = NULL;
@@ -189,9 +210,13 @@ import "C"
 import (
 	"net/netip"
 	"runtime"
+	"syscall"
 	"time"
 	"unsafe"
 )
+
+// supported tells whether programs of this platform can attach to a sidecar.
+const supported = true
 
 // result is what a call of the C library answers, as a value of Go.
 type result struct {
@@ -218,10 +243,28 @@ func textOf(code Code) string { return C.GoString(C.machnet_strerror(C.int32_t(c
 
 func errnoOf(code Code) int { return int(C.machnet_status_errno(C.int32_t(code))) }
 
+// duplicate is a descriptor of the same thing, which the caller closes.
+func duplicate(fd uintptr) (uintptr, error) {
+	own, _, errno := syscall.Syscall(syscall.SYS_FCNTL, fd, syscall.F_DUPFD_CLOEXEC, 0)
+	if errno != 0 {
+		return 0, errno
+	}
+	return own, nil
+}
+
+// yieldProcessor lets another thread run on this processor, if one waits for it.
+func yieldProcessor() { syscall.RawSyscall(syscall.SYS_SCHED_YIELD, 0, 0, 0) }
+
 // look tells of a descriptor, without waiting, whether it is readable and whether the other end is gone.
 func look(fd uintptr) (readable, gone bool) {
 	seen := C.mn_look(C.int(fd))
 	return seen&1 != 0, seen&2 != 0
+}
+
+func engineNumber(name string) result {
+	text := C.CString(name)
+	defer C.free(unsafe.Pointer(text))
+	return took(C.mn_engine_number(text))
 }
 
 func attach(chosen *options) result {
@@ -232,6 +275,11 @@ func attach(chosen *options) result {
 	if chosen.linger >= 0 {
 		native.linger_ms = C.uint32_t(chosen.linger.Milliseconds())
 	}
+	native.send_slots = C.uint32_t(chosen.sendSlots)
+	native.receive_slots = C.uint32_t(chosen.receiveSlots)
+	native.tx_buffers = C.uint32_t(chosen.txBuffers)
+	native.rx_buffers = C.uint32_t(chosen.rxBuffers)
+	native.buffer_bytes = C.uint32_t(chosen.bufferBytes)
 	native.max_flows = C.uint32_t(chosen.maxFlows)
 	native.flow_credit = C.uint32_t(chosen.flowCredit)
 	var socket, name *C.char
@@ -252,12 +300,39 @@ func channelFree(channel unsafe.Pointer) { C.mn_channel_close(channel) }
 
 func eventFD(channel unsafe.Pointer) result { return took(C.mn_event_fd(channel)) }
 
+const (
+	newsToReceive = C.MACHNET_NEWS_RECEIVE | C.MACHNET_NEWS_ACCEPT | C.MACHNET_NEWS_CONNECT
+	newsToSend    = C.MACHNET_NEWS_SEND
+)
+
+// takeNews answers how many news there are, and fills them in.
+func takeNews(channel unsafe.Pointer, out *[newsMost]news) result {
+	var native [newsMost]C.machnet_news_t
+	r := took(C.mn_take_news(channel, &native[0], newsMost))
+	for i := range native[:r.count] {
+		out[i] = news{token: uint64(native[i].token), events: uint32(native[i].events)}
+	}
+	return r
+}
+
+// A token of something that was closed meanwhile has no news.
+func flowSetToken(flow unsafe.Pointer, token uint64) { C.mn_flow_set_token(flow, C.uint64_t(token)) }
+
+func listenerSetToken(listener unsafe.Pointer, token uint64) {
+	C.mn_listener_set_token(listener, C.uint64_t(token))
+}
+
+func pendingSetToken(pending unsafe.Pointer, token uint64) {
+	C.mn_pending_set_token(pending, C.uint64_t(token))
+}
+
 func channelInfo(channel unsafe.Pointer) (Info, result) {
 	var native C.machnet_channel_info_t
 	r := took(C.mn_channel_info(channel, &native))
 	return Info{
 		Channel: uint64(native.channel), Engine: int(native.engine), SidecarPID: int(native.sidecar_pid),
-		Local: addressOf(native.local).Addr(), MaxFlows: int(native.max_flows), FlowCredit: int(native.flow_credit),
+		Local: addressOf(native.local).Addr(), TxBuffers: int(native.tx_buffers), RxBuffers: int(native.rx_buffers),
+		BufferBytes: int(native.buffer_bytes), MaxFlows: int(native.max_flows), FlowCredit: int(native.flow_credit),
 	}, r
 }
 

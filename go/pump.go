@@ -9,66 +9,82 @@ import (
 	"sync/atomic"
 	"syscall"
 	"time"
+	"unsafe"
 )
 
 // pump is the one goroutine of a channel that waits for its doorbell, and the calls that wait for the pump.
 //
-// The descriptor has the level-triggered rules of machnet_channel_event_fd: after calls that found nothing it is readable, or
-// nothing has come. One descriptor serves all flows, and a call for one may take from the rings what another was just told is
-// not there. The library then keeps the descriptor readable, but only until a whole round of an event loop has passed the news
-// by, which it notices by somebody asking in vain twice. Here goroutines ask whenever they like, and the poller tells of
-// nothing that was read before it looked. So the pump must not sleep on what others have disturbed:
-//
-//   - A call that found nothing counts itself in disturbances and wakes the pump, unless it could have harmed nobody: no other
-//     call was waiting, and the pump slept armed all the while.
-//   - The pump goes to sleep armed only after a round without disturbances, behind which the descriptor was not readable.
-//
-// So that two calls in one round never ask for the same thing, each kind of wait of a flow has one place, and a turn.
+// At each ring it takes the news, which name those flows, listeners and connects for which something came, and tries for who waits
+// there: for nobody else. A call that begins to wait makes itself known first and tries then, so that what came before is found by
+// it, and what comes later is news. Only taking the news empties the doorbell. So when nobody waits, the pump leaves it as it is, and
+// sleeps beside a descriptor that is readable until somebody comes; the sidecar rings no more meanwhile.
 type pump struct {
-	file *os.File
-	raw  syscall.RawConn
+	file   *os.File
+	raw    syscall.RawConn
+	native unsafe.Pointer
+	news   [newsMost]news
 
-	mu      sync.Mutex
-	waiters []*waiter
-	// Length of waiters.
-	count atomic.Int64
+	mu        sync.Mutex
+	posts     map[uint64]*post
+	lastToken uint64
+	// How many calls wait.
+	waiting atomic.Int64
+	// Tries made for them, for tests.
+	tries atomic.Uint64
 
-	// How often the phase changed, and the phase in the lowest two bits.
-	phase        atomic.Uint64
-	disturbances atomic.Uint64
-	kicked       atomic.Bool
+	phase   atomic.Int32
+	kicked  atomic.Bool
+	spinner spinner
 
 	// Closed when the sidecar is gone.
 	lost   chan struct{}
 	isLost bool
+	// The channel serves no more, and everybody knows.
+	isOver bool
 	// Closed when the goroutine has ended.
 	ended chan struct{}
 }
 
-// Phases. In the first the pump will look at disturbances before it sleeps.
+// Phases. In the first the pump will look at waiting before it sleeps.
 const (
-	running = iota
+	running int32 = iota
+	// asleep, and woken by whatever comes.
 	armed
 	// asleep though the descriptor may be readable, because nobody waits.
 	idle
-	phaseMask = 3
 )
+
+// newsMost is how many news are taken at once.
+const newsMost = 64
+
+// news is what came for a token.
+type news struct {
+	token  uint64
+	events uint32
+}
+
+// post is where the news of a token are delivered: the places of who waits for something to receive, and for room to send.
+type post struct {
+	receiving, sending *place
+}
+
+// channelToken names the channel's own news.
+const channelToken = 0
 
 // waiter is one call that waits. It is used again and again, by one call at a time.
 type waiter struct {
 	mu   sync.Mutex
 	done bool
-	// Tries without waiting; true if the call has its answer.
-	try   func() bool
-	wake  chan struct{}
-	index int
+	// Tries without waiting; true if the call has its answer. Nil while nobody waits.
+	try  func() bool
+	wake chan struct{}
 }
 
 // newPump watches a copy of the descriptor: the library closes its own.
-func newPump(fd uintptr) (*pump, error) {
-	own, _, errno := syscall.Syscall(syscall.SYS_FCNTL, fd, syscall.F_DUPFD_CLOEXEC, 0)
-	if errno != 0 {
-		return nil, errno
+func newPump(native unsafe.Pointer, fd uintptr) (*pump, error) {
+	own, err := duplicate(fd)
+	if err != nil {
+		return nil, err
 	}
 	file := os.NewFile(own, "machnet doorbell")
 	raw, err := file.SyscallConn()
@@ -80,7 +96,12 @@ func newPump(fd uintptr) (*pump, error) {
 		file.Close()
 		return nil, err
 	}
-	p := &pump{file: file, raw: raw, lost: make(chan struct{}), ended: make(chan struct{})}
+	p := &pump{
+		file: file, raw: raw, native: native, posts: make(map[uint64]*post), lost: make(chan struct{}), ended: make(chan struct{}),
+	}
+	// From the first time on that the news are taken, a try in vain leaves the doorbell alone. What fails here fails again for who
+	// waits.
+	takeNews(native, &p.news)
 	go p.run()
 	return p, nil
 }
@@ -93,20 +114,20 @@ func (p *pump) stop() {
 
 func (p *pump) run() {
 	defer close(p.ended)
-	var round []*waiter
 	for {
-		seen := p.disturbances.Load()
-		round = p.goRound(round)
+		if p.waiting.Load() > 0 {
+			p.serve()
+		}
 		looked, again := false, false
 		err := p.raw.Read(func(fd uintptr) bool {
 			if looked {
 				return true // Something came.
 			}
 			looked = true
-			again = !p.maySleep(fd, seen)
+			again = !p.maySleep(fd)
 			return again
 		})
-		p.enter(running)
+		p.phase.Store(running)
 		switch {
 		case err == nil:
 			if again {
@@ -123,82 +144,125 @@ func (p *pump) run() {
 	}
 }
 
-// maySleep tells whether whatever comes from now on will wake the pump.
-func (p *pump) maySleep(fd uintptr, seen uint64) bool {
+// maySleep tells whether whatever somebody waits for will wake the pump.
+func (p *pump) maySleep(fd uintptr) bool {
 	readable, gone := look(fd)
 	if gone && !p.isLost {
 		p.isLost = true
 		close(p.lost)
 	}
-	switch {
-	case !readable && !gone:
-		p.enter(armed)
-	case p.count.Load() == 0:
-		p.enter(idle)
-	default:
-		return false
+	if !readable && !gone {
+		p.phase.Store(armed)
+		return true
 	}
-	if p.disturbances.Load() != seen {
-		p.enter(running)
-		return false
-	}
-	return true
+	// SYNC: here the phase is stored and then waiting is loaded; in begin it is the other way round.
+	p.phase.Store(idle)
+	return p.isOver || p.waiting.Load() == 0
 }
 
-// enter changes the phase. Only the pump's goroutine does.
-func (p *pump) enter(phase uint64) {
-	p.phase.Store((p.phase.Load()&^phaseMask + phaseMask + 1) | phase)
-}
-
-// goRound tries once for each that waits.
-func (p *pump) goRound(round []*waiter) []*waiter {
-	p.mu.Lock()
-	round = append(round[:0], p.waiters...)
-	p.mu.Unlock()
-	for i, w := range round {
-		w.mu.Lock()
-		if !w.done && w.try() {
-			w.done = true
-			w.wake <- struct{}{}
+// serve tries for those for whom something came.
+func (p *pump) serve() {
+	for {
+		r := takeNews(p.native, &p.news)
+		if r.code != 0 {
+			p.isOver = true // Whoever comes later is told by the first try.
+			p.offerAll()
+			return
 		}
-		w.mu.Unlock()
-		round[i] = nil
+		for _, one := range p.news[:r.count] {
+			p.mu.Lock()
+			at := p.posts[one.token]
+			p.mu.Unlock()
+			if at == nil {
+				continue
+			}
+			if at.receiving != nil && one.events&newsToReceive != 0 {
+				p.offer(at.receiving)
+			}
+			if at.sending != nil && one.events&newsToSend != 0 {
+				p.offer(at.sending)
+			}
+		}
+		if r.count < newsMost {
+			return
+		}
 	}
-	return round
 }
 
-// disturbed is told of calls outside of the pump that found nothing, with the phase before the first of them, and how many of the
-// waiters the caller is. A call that begins to wait later tries once more itself.
-func (p *pump) disturbed(before uint64, own int64) {
-	now := p.phase.Load()
-	if now == before && now&phaseMask == armed && p.count.Load() <= own {
+// offer tries for the call that waits at a place, if there is one.
+func (p *pump) offer(at *place) {
+	w := &at.w
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	if w.done || w.try == nil {
 		return
 	}
-	p.disturbances.Add(1)
-	// SYNC: the pump stores its phase and then loads disturbances; here it is the other way round.
-	if p.count.Load() > 0 && p.phase.Load()&phaseMask != running && !p.kicked.Swap(true) {
+	p.tries.Add(1)
+	if w.try() {
+		w.done = true
+		w.wake <- struct{}{}
+	}
+}
+
+// offerAll tries for everybody.
+func (p *pump) offerAll() {
+	p.mu.Lock()
+	all := make([]*post, 0, len(p.posts))
+	for _, at := range p.posts {
+		all = append(all, at)
+	}
+	p.mu.Unlock()
+	for _, at := range all {
+		for _, place := range []*place{at.receiving, at.sending} {
+			if place != nil {
+				p.offer(place)
+			}
+		}
+	}
+}
+
+// register makes a token whose news are delivered there.
+func (p *pump) register(at *post) uint64 {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	p.lastToken++
+	p.posts[p.lastToken] = at
+	return p.lastToken
+}
+
+// registerChannel says where the channel's own news are delivered.
+func (p *pump) registerChannel(at *post) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	p.posts[channelToken] = at
+}
+
+func (p *pump) forget(token uint64) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	delete(p.posts, token)
+}
+
+// begin counts a call that waits.
+func (p *pump) begin() {
+	p.waiting.Add(1)
+	if p.phase.Load() == idle {
+		p.kick()
+	}
+}
+
+// disturb is told of what rings no bell: this program gave room back for which another call may wait.
+func (p *pump) disturb() {
+	if p.waiting.Load() > 0 {
+		p.kick()
+	}
+}
+
+func (p *pump) kick() {
+	if !p.kicked.Swap(true) {
 		// Fails only if the pump has been stopped.
 		_ = p.file.SetReadDeadline(time.Unix(1, 0))
 	}
-}
-
-func (p *pump) add(w *waiter) {
-	p.mu.Lock()
-	w.index = len(p.waiters)
-	p.waiters = append(p.waiters, w)
-	p.count.Store(int64(len(p.waiters)))
-	p.mu.Unlock()
-}
-
-func (p *pump) remove(w *waiter) {
-	p.mu.Lock()
-	last := len(p.waiters) - 1
-	p.waiters[w.index] = p.waiters[last]
-	p.waiters[w.index].index = w.index
-	p.waiters[last] = nil
-	p.waiters = p.waiters[:last]
-	p.count.Store(int64(last))
-	p.mu.Unlock()
 }
 
 // place is where calls of one kind on one flow wait: one at a time, others queue.
@@ -261,41 +325,31 @@ func (p *pump) takeTurn(at *place, e *ends) error {
 
 func (at *place) leaveTurn() { <-at.turn }
 
-// wait repeats a call, which was tried in vain at the phase before, until it has its answer, or the wait is ended.
-func (p *pump) wait(at *place, e *ends, before uint64, try func() bool) error {
-	select {
-	case at.turn <- struct{}{}:
-	default:
-		p.disturbed(before, 0)
-		if err := p.takeTurn(at, e); err != nil {
-			return err
-		}
-		before = p.phase.Load()
+// wait repeats a call, which was tried in vain, until it has its answer, or the wait is ended.
+func (p *pump) wait(at *place, e *ends, try func() bool) error {
+	if err := p.takeTurn(at, e); err != nil {
+		return err
 	}
 	defer at.leaveTurn()
-	return p.waitInTurn(at, e, before, try)
+	return p.waitInTurn(at, e, try)
 }
 
 // waitInTurn is wait for a caller who has the turn.
-func (p *pump) waitInTurn(at *place, e *ends, before uint64, try func() bool) error {
+func (p *pump) waitInTurn(at *place, e *ends, try func() bool) error {
 	w := &at.w
+	p.begin()
 	w.mu.Lock()
 	w.done, w.try = false, try
+	// The pump knows of it now: what came between the first try and this is found here, what comes later by the pump.
+	found := try()
+	w.done = found
 	w.mu.Unlock()
-	p.add(w)
 	defer func() {
-		p.remove(w)
+		p.waiting.Add(-1)
 		w.mu.Lock()
 		w.try = nil // It knows the caller's buffer.
 		w.mu.Unlock()
 	}()
-
-	// The pump knows of it now: what came between the first try and this is found here, what comes later by the pump.
-	w.mu.Lock()
-	found := !w.done && try()
-	w.done = w.done || found
-	w.mu.Unlock()
-	p.disturbed(before, 1)
 	if found {
 		return nil
 	}

@@ -5,6 +5,8 @@
 
 use std::io::{self, BufRead, BufReader, Read};
 use std::process::{Child, Command, Stdio};
+use std::sync::mpsc;
+use std::time::Duration;
 
 /// The role that this process was started in, with its arguments; nothing in the bench's first process.
 pub fn role() -> Option<(String, Vec<String>)> {
@@ -18,6 +20,15 @@ pub fn role() -> Option<(String, Vec<String>)> {
         std::process::exit(0);
     });
     Some((name, arguments.collect()))
+}
+
+/// What a child left behind.
+#[derive(Debug)]
+pub struct Ended {
+    /// What it printed.
+    pub output: String,
+    /// How it exited, if no signal ended it.
+    pub code: Option<i32>,
 }
 
 /// A child in a role. Dropped, it is ended and waited for.
@@ -60,6 +71,22 @@ impl Role {
         }
         self.0.wait()?;
         Ok(text)
+    }
+
+    /// Waits for its end, and ends it if that takes longer than `longest`. Its output is piped.
+    pub fn end_within(mut self, longest: Duration) -> io::Result<Ended> {
+        let output = self.0.stdout.take().ok_or_else(|| io::Error::other("its output is not a pipe"))?;
+        let (told, outcome) = mpsc::channel();
+        std::thread::spawn(move || {
+            let mut text = String::new();
+            let read = { output }.read_to_string(&mut text);
+            // Nobody listens any more when it took too long.
+            let _: Result<(), mpsc::SendError<_>> = told.send(read.map(|_| text));
+        });
+        let output = outcome
+            .recv_timeout(longest)
+            .map_err(|_| io::Error::other(format!("a child has not ended after {longest:?}")))??;
+        Ok(Ended { output, code: self.0.wait()?.code() })
     }
 }
 

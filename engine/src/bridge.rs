@@ -357,7 +357,13 @@ impl Host {
     /// Puts a message into our application's receive ring. `false`: it has no room, and will be asked again.
     fn try_deliver(&mut self, id: BridgeId, message: &Outgoing) -> bool {
         let &mut Bridge { tenant, slot, .. } = self.bridges.at(id);
-        match self.at(tenant).tenant.deliver_local(slot, message) {
+        let mut taken = self.at(tenant).tenant.deliver_local(slot, message);
+        if taken == Ok(false) && self.look(tenant).tenant.has_events() {
+            // No message overtakes an event, such as another flow's end that came just before.
+            self.publish(tenant);
+            taken = self.at(tenant).tenant.deliver_local(slot, message);
+        }
+        match taken {
             Ok(true) => {
                 self.counters.count(Counter::MessagesRelayed);
                 self.counters.count(Counter::MessagesDelivered);
@@ -531,5 +537,28 @@ impl Host {
     /// A bridged flow ended here: what still comes for it is for nobody.
     pub(crate) fn forget_bridge(&mut self, id: BridgeId) {
         self.bridges.remove(id);
+    }
+}
+
+#[cfg(test)]
+pub(crate) mod tests {
+    use super::*;
+
+    /// A name that no bridge has.
+    pub(crate) fn id(number: usize) -> BridgeId {
+        BridgeId { index: u32::try_from(number).unwrap_or(0), generation: u32::MAX }
+    }
+
+    #[test]
+    fn the_name_of_an_end_that_is_gone_names_nothing_when_its_place_is_used_again() {
+        let mut bridges = Bridges::default();
+        let first = bridges.insert(1, 2, None);
+        assert_eq!(bridges.engine_of(first), Some(2));
+        bridges.remove(first);
+        let second = bridges.insert(3, 4, None);
+        assert_eq!(first.index, second.index);
+        assert!(bridges.find(first).is_none());
+        bridges.remove(first);
+        assert_eq!(bridges.engine_of(second), Some(4));
     }
 }

@@ -23,3 +23,11 @@ impl Clock {
         Instant::from_nanos(u64::try_from(passed.as_nanos()).unwrap_or(u64::MAX).saturating_add(1_000_000))
     }
 }
+
+/// Nanoseconds of the wall clock since 1970, which the kernel stamps datagrams with. It may be set, also backwards.
+#[inline]
+#[expect(clippy::disallowed_methods, reason = "this is where the clock is read")]
+pub fn wall_ns() -> u64 {
+    let since = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH);
+    since.map_or(0, |since| u64::try_from(since.as_nanos()).unwrap_or(u64::MAX))
+}

@@ -7,6 +7,7 @@ mod keys;
 mod ports;
 mod sources;
 
+pub use crate::proto::Spread;
 pub use keys::{KEYS, Key};
 pub use ports::{MAX_ENGINES, PORTS_PER_ENGINE, pairs_needed, share, source_ports};
 pub use sources::{ConfigError, Effective, Origin, Sources, default_files};
@@ -152,6 +153,11 @@ pub struct Config {
     pub engines: u32,
     /// Which processors they run on.
     pub cpus: Cpus,
+    /// How flows find the engines that own them, where peers have several.
+    pub spread: Spread,
+    /// With the paper's handshake: a batch of first packets without an answer is followed by the next after so many
+    /// milliseconds.
+    pub spray_interval_ms: u32,
     /// What engines do when idle.
     pub idle: IdlePolicy,
     /// A connect without an answer fails after this many milliseconds.
@@ -189,6 +195,8 @@ impl Default for Config {
             driver: DriverKind::Udp,
             engines: 1,
             cpus: Cpus::Any,
+            spread: Spread::Learned,
+            spray_interval_ms: 300,
             idle: IdlePolicy::Auto,
             connect_timeout_ms: 3_000,
             keepalive_ms: 10_000,

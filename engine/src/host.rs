@@ -9,6 +9,7 @@ use crate::neighbours::Neighbours;
 use crate::proto::time::Instant;
 use crate::proto::{Event, FlowId, Limits, Listening, Payload, Reason, RxHandle, TxHandle};
 use crate::tenant::{FlowSlot, Link, Tenant};
+use crate::wire::header::WINDOW_UNIT;
 use machnet_client::shm::Geometry;
 use machnet_client::shm::layout::{FlowInfo, receive_kind};
 use machnet_client::shm::ring::{PeerFault, SlotHead};
@@ -130,7 +131,9 @@ pub struct Host {
 /// What a tenant's channel can take, as peers are told.
 pub fn limits(geometry: &Geometry) -> Limits {
     let half_pool = u64::from(geometry.rx_buffers) * u64::from(geometry.buffer_bytes) / 2;
-    let window_bytes = u32::try_from(half_pool).unwrap_or(u32::MAX);
+    // What is told of it is rounded down to whole units. With one more, whoever holds one of the largest messages of the default
+    // sizes, as a loop does whose variable keeps the last one, still receives the next.
+    let window_bytes = u32::try_from(half_pool + WINDOW_UNIT).unwrap_or(u32::MAX);
     Limits {
         max_message: geometry.max_receive(),
         window_messages: geometry.receive_slots / 2,
@@ -623,6 +626,21 @@ impl Payload for Host {
             let tenant = &mut self.at(index).tenant;
             tenant.acknowledged(slot, messages.map(|message| message.0));
             self.touch(index);
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn who_holds_one_of_the_largest_messages_can_receive_another_wherever_the_window_stands() {
+        let limits = limits(&Geometry::DEFAULT);
+        let largest = u64::from(limits.max_message);
+        for returned in [0, 1, 1_000_000, WINDOW_UNIT - 1, WINDOW_UNIT] {
+            let told = (returned + u64::from(limits.window_bytes)) / WINDOW_UNIT * WINDOW_UNIT;
+            assert!(told - returned >= 2 * largest, "after {returned} bytes");
         }
     }
 }

@@ -56,17 +56,33 @@ impl Bell {
     }
 }
 
-/// What one engine handed to others.
+/// What one engine handed to others and took from them.
 #[derive(Clone, Copy, Default, PartialEq, Eq, Debug)]
 pub struct HandOver {
     /// Datagrams given to the engine that they belong to.
     pub out: u64,
+    /// Datagrams that others handed to this one.
+    pub taken: u64,
     /// Datagrams dropped because the other engine's inbox was full.
     pub dropped: u64,
     /// Times that a parcel had to wait because the other engine's queue was full.
     pub parcels_waited: u64,
     /// Times that a sleeping neighbour was woken.
     pub wakes: u64,
+}
+
+impl HandOver {
+    /// Every counter with its name.
+    pub fn iter(&self) -> impl Iterator<Item = (&'static str, u64)> + use<> {
+        [
+            ("handed_over_out", self.out),
+            ("handed_over_in", self.taken),
+            ("handed_over_dropped", self.dropped),
+            ("parcels_waited", self.parcels_waited),
+            ("neighbours_woken", self.wakes),
+        ]
+        .into_iter()
+    }
 }
 
 /// Where datagrams of an engine lie that landed elsewhere.
@@ -155,8 +171,8 @@ impl Neighbours {
         self.bells.len()
     }
 
-    /// What was handed over so far.
-    pub fn counters(&self) -> HandOver {
+    /// What was handed over so far, but for what was taken, which the inbox counts.
+    pub(crate) fn counters(&self) -> HandOver {
         self.counters
     }
 
@@ -314,5 +330,142 @@ impl fmt::Debug for Neighbours {
             .field("engines", &self.bells.len())
             .field("counters", &self.counters)
             .finish_non_exhaustive()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::frames::DESCRIPTORS;
+    use crate::sys::{Epoll, Watch};
+
+    fn from() -> SocketAddr {
+        "10.0.0.1:7".parse().unwrap()
+    }
+
+    fn pair() -> (Neighbours, Neighbours) {
+        let mut all = join(2, 100).unwrap();
+        let second = all.pop().unwrap();
+        (all.pop().unwrap(), second)
+    }
+
+    #[test]
+    fn a_datagram_is_taken_by_the_engine_it_was_handed_to_with_all_that_is_known_of_it() {
+        let (mut zero, mut one) = pair();
+        zero.hand_over(1, from(), 9, b"datagram");
+        assert!(!one.has_mail());
+        zero.notify();
+        assert!(one.has_mail());
+        one.collect();
+        let mut inbox = one.take_inbox().unwrap();
+        let mut seen = Vec::new();
+        inbox.receive(|from, port, landed, bytes| seen.push((from, port, landed, bytes.to_vec())));
+        assert_eq!(seen, [(from(), 9, 0, b"datagram".to_vec())]);
+        assert!(!one.has_mail());
+        assert_eq!((zero.counters().out, inbox.taken), (1, 1));
+    }
+
+    #[test]
+    fn what_finds_the_inbox_full_is_dropped_and_counted_and_the_rest_is_in_order() {
+        let (mut zero, mut one) = pair();
+        let more = 44;
+        for number in 0..DESCRIPTORS + more {
+            zero.hand_over(1, from(), 9, &number.to_le_bytes());
+        }
+        assert_eq!((zero.counters().out, zero.counters().dropped), (DESCRIPTORS as u64, more as u64));
+        let mut inbox = one.take_inbox().unwrap();
+        let mut expected = 0_usize;
+        let mut take = || {
+            inbox.receive(|_, _, _, bytes| {
+                assert_eq!(bytes, expected.to_le_bytes());
+                expected += 1;
+            })
+        };
+        while take() > 0 {}
+        assert_eq!(expected, DESCRIPTORS);
+        zero.hand_over(1, from(), 9, b"again");
+        assert_eq!(inbox.receive(|_, _, _, bytes| assert_eq!(bytes, b"again")), 1);
+    }
+
+    #[test]
+    fn what_no_engine_could_take_is_dropped() {
+        let (mut zero, _one) = pair();
+        zero.hand_over(2, from(), 9, b"there is no such engine");
+        zero.hand_over(0, from(), 9, b"that is ourselves");
+        zero.hand_over(1, from(), 9, &[0; 101]);
+        assert_eq!((zero.counters().out, zero.counters().dropped), (0, 3));
+    }
+
+    #[test]
+    fn parcels_that_find_no_room_wait_in_order_and_none_is_lost() {
+        let (mut zero, one) = pair();
+        let total = 3 * PARCELS;
+        let id = crate::bridge::tests::id;
+        for number in 0..total {
+            zero.post(1, Parcel::Taken { to: id(number), messages: 1 });
+        }
+        assert!(zero.has_waiting() && !zero.has_room(1));
+        assert_eq!(zero.counters().parcels_waited, (total - PARCELS) as u64);
+        let mut expected = 0;
+        while expected < total {
+            let mut taken = 0;
+            while let Some(parcel) = one.next_parcel(0, taken) {
+                assert!(matches!(parcel, Parcel::Taken { to, .. } if to == id(expected)));
+                (taken, expected) = (taken + 1, expected + 1);
+            }
+            assert!(taken > 0 && taken <= PARCEL_BURST);
+            zero.retry();
+        }
+        assert!(!zero.has_waiting() && zero.has_room(1));
+    }
+
+    /// Sleeps as an engine does whenever it has nothing. A lost wake-up ends the test after its patience.
+    #[test]
+    fn a_sleeper_is_woken_for_everything_that_comes() {
+        const EACH: usize = 20_000;
+        let mut all = join(3, 16).unwrap();
+        let mut sleeper = all.remove(0);
+        let mut inbox = sleeper.take_inbox().unwrap();
+        let mut epoll = Epoll::new().unwrap();
+        epoll.add(sleeper.wake_fd(), 0, Watch::Readable).unwrap();
+        let senders: Vec<_> = all
+            .into_iter()
+            .map(|mut sender| {
+                std::thread::spawn(move || {
+                    let mut sent = 0;
+                    while sent < EACH {
+                        let before = sender.counters().out;
+                        for _ in 0..1 + sent % 3 {
+                            sender.hand_over(0, from(), 9, b"wake up");
+                        }
+                        sender.notify();
+                        sent += usize::try_from(sender.counters().out - before).unwrap();
+                        if sent.is_multiple_of(5) {
+                            std::thread::yield_now();
+                        }
+                    }
+                    sent
+                })
+            })
+            .collect();
+        let (mut taken, mut sleeps) = (0, 0);
+        while taken < 2 * EACH {
+            if sleeper.has_mail() {
+                sleeper.collect();
+                let got = inbox.receive(|_, _, _, bytes| assert_eq!(bytes, b"wake up"));
+                if got == crate::driver::RECEIVE_BURST {
+                    sleeper.look_again();
+                }
+                taken += got;
+            } else if sleeper.try_sleep() {
+                sleeps += 1;
+                let woken = epoll.wait(Some(20_000_000_000), |_| {}).unwrap();
+                assert!(woken > 0, "a wake-up was lost: {taken} of {} came", 2 * EACH);
+                sleeper.drain_bell();
+                sleeper.wake_up();
+            }
+        }
+        let sent: usize = senders.into_iter().map(|thread| thread.join().unwrap()).sum();
+        assert!(sent >= taken && sleeps > 0);
     }
 }

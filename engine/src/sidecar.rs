@@ -303,6 +303,8 @@ fn make_worker<D: Driver>(
         engine: small(id as usize),
         engines: small(shared.engines),
         cookie_secret: Some(shared.cookie_secret),
+        spread: config.spread,
+        spray_interval: millis(config.spray_interval_ms),
         ..crate::proto::Config::default()
     };
     let settings = worker::Settings {

@@ -38,6 +38,33 @@ pub struct EngineStatus {
     pub counters: BTreeMap<String, u64>,
     /// Its channels.
     pub channels: Vec<ChannelStatus>,
+    /// What it learned of other hosts with several engines.
+    #[serde(default)]
+    pub learned: Vec<LearnedStatus>,
+}
+
+/// What one engine learned of another host.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct LearnedStatus {
+    /// The host.
+    pub host: String,
+    /// Engines of its sidecar.
+    pub engines: u8,
+    /// The UDP ports, its own and ours, on which its datagrams reach this engine; none: not known yet.
+    pub heard: Option<(u16, u16)>,
+    /// How this engine's datagrams reach its engines, as far as that is known.
+    pub pairs: Vec<PairStatus>,
+}
+
+/// UDP ports that reach one engine of another host.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct PairStatus {
+    /// The other host's engine.
+    pub engine: u8,
+    /// Our UDP port.
+    pub from_port: u16,
+    /// The other host's UDP port.
+    pub to_port: u16,
 }
 
 /// One attached application.

@@ -73,9 +73,9 @@ fn a_bad_value_is_named_with_its_origin_and_range_wherever_it_comes_from() {
     assert_eq!(code, 2);
     assert!(err.contains("environment variable MACHNET_IDLE: idle = \"never\" is not allowed"), "{err}");
 
-    let (code, _, err) = run(&["up", "--engines", "2"]);
+    let (code, _, err) = run(&["up", "--engines", "17"]);
     assert_eq!(code, 2);
-    assert!(err.contains("flag --engines") && err.contains("RSS--"), "{err}");
+    assert!(err.contains("flag --engines") && err.contains("from 1 to 16"), "{err}");
 
     let (code, _, err) = run(&["config", "check", "/nonexistent.toml"]);
     assert_eq!(code, 2);

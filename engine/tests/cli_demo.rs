@@ -62,6 +62,22 @@ fn the_quick_demo_measures_every_path_and_compares_it() {
 }
 
 #[test]
+fn the_demo_runs_with_four_engines_on_both_ends() {
+    let demo = Running::start(&["demo", "--quick", "--json", "--engines", "4"]);
+    let (out, mut demo) = {
+        let mut demo = demo;
+        (demo.rest(), demo)
+    };
+    assert!(demo.end().success(), "{}", demo.said());
+    let results: Value = serde_json::from_str(&out).unwrap();
+    assert_eq!(results["engines"], 4);
+    for row in results["rows"].as_array().unwrap() {
+        let of_machnet = row["path"].as_str().unwrap().starts_with("machnet");
+        assert!(!of_machnet || row["messages_per_second"].as_f64().unwrap() > 0.0, "{row}");
+    }
+}
+
+#[test]
 fn a_demo_that_is_killed_leaves_no_process() {
     let (mut demo, family) = demo_in_the_middle();
     signal(demo.pid(), "KILL");

@@ -105,6 +105,68 @@ fn status_shows_applications_as_a_table_and_as_json() {
 }
 
 #[test]
+fn several_engines_are_announced_listed_and_pinged() {
+    let directory = Directory::new("engines");
+    let near = Sidecar::start_with(&directory, "near", &["--engines", "4"]);
+    let far = Sidecar::start_with(&directory, "far", &["--engines", "2", "--spread", "learned"]);
+    assert!(near.first_line.contains("4 engines"), "{}", near.first_line);
+    let mut server = Running::start(&["bench", "server", "--json", "--port", "0", "--socket", &far.socket]);
+    let line: Value = serde_json::from_str(&server.line()).unwrap();
+    let address = line["serving"].as_str().unwrap();
+    let mut client = Running::start(&[
+        "bench",
+        "client",
+        address,
+        "--seconds",
+        "600",
+        "--warm-up",
+        "0",
+        "--progress",
+        "--socket",
+        &near.socket,
+    ]);
+    assert!(client.error_line().contains("answered"));
+    let (code, out, err) = run(&["ping", &far.address, "-c", "20", "-i", "0", "--socket", &near.socket]);
+    assert_eq!(code, 0, "{out}{err}");
+    let (code, out, _) = run(&["status", "--flows", "--socket", &near.socket]);
+    assert_eq!(code, 0);
+    for part in ["engine 0:", "engine 3:", "UDP ports", "handed over", "reached by UDP ports", &far.address] {
+        assert!(out.contains(part), "{part} is missing in\n{out}");
+    }
+    let (_, out, _) = run(&["status", "--json", "--socket", &far.socket]);
+    let status: Value = serde_json::from_str(&out).unwrap();
+    assert_eq!(status["engines"].as_array().unwrap().len(), 2);
+    signal(client.pid(), "INT");
+    client.end();
+}
+
+#[test]
+fn settings_of_engines_that_cannot_be_followed_are_explained() {
+    let directory = Directory::new("engines-wrong");
+    let socket = directory.0.join("m.sock");
+    let up = |more: &[&str]| {
+        let address = cli_support::fresh_address().to_string();
+        let start = ["up", "--no-config", "--address", &address, "--socket", socket.to_str().unwrap()];
+        let (code, _, err) = run(&[&start, more].concat());
+        assert_eq!(code, 2, "{err}");
+        err
+    };
+    assert!(up(&["--engines", "17"]).contains("a number from 1 to 16"));
+    assert!(up(&["--cpus", "1023"]).contains("may not run on processor 1023"));
+    assert!(up(&["--engines", "2", "--cpus", "0"]).contains("one for each engine"));
+    assert!(up(&["--engines", "4", "--udp-ports", "31580-31599"]).contains("52 are needed"));
+    assert!(up(&["--pin", "--cpus", "0"]).contains("cannot be used with"));
+}
+
+#[test]
+fn pinned_engines_say_where_they_are() {
+    let directory = Directory::new("pinned");
+    let sidecar = Sidecar::start_with(&directory, "one", &["--pin"]);
+    let (_, out, _) = run(&["status", "--socket", &sidecar.socket]);
+    assert!(out.contains("on processor "), "{out}");
+}
+
+#[test]
 fn ping_times_each_answer_and_sums_up() {
     let directory = Directory::new("ping");
     let (near, far) = (Sidecar::start(&directory, "near"), Sidecar::start(&directory, "far"));

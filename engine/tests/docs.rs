@@ -49,7 +49,7 @@ fn the_texts_in_the_troubleshooting_page_are_those_of_the_library() {
         Error::SocketPermission { socket: socket() },
         Error::Version { ours: 1, text: "text".to_owned() },
         Error::AttachRefused { text: "text".to_owned() },
-        Error::NoEngine { engine: 3 },
+        Error::NoEngine { engine: 3, text: "it has engine0".to_owned() },
         Error::EngineLost,
         Error::WouldBlock,
         Error::TimedOut,
@@ -93,7 +93,8 @@ fn every_setting_has_its_row_with_its_default() {
     for key in machnet_engine::config::KEYS {
         let (_, written) = rows.iter().find(|(name, _)| *name == key.name).expect("compared above");
         let shown = key.show(&defaults);
-        let of_this_host = ["socket", "socket_mode", "socket_group", "address", "mtu"].contains(&key.name);
+        let of_this_host =
+            ["socket", "socket_mode", "socket_group", "address", "cpus", "mtu"].contains(&key.name);
         assert!(
             of_this_host || written.trim_matches('`') == shown.trim_matches('"'),
             "docs/operations.md: {} is {shown} by default, not {written}",
@@ -105,8 +106,12 @@ fn every_setting_has_its_row_with_its_default() {
 #[test]
 fn every_counter_that_is_named_exists() {
     let page = page("operations.md");
-    let labels: Vec<&str> =
-        machnet_engine::counters::Counter::ALL.iter().map(|counter| counter.label()).collect();
+    let handed_over = machnet_engine::neighbours::HandOver::default();
+    let labels: Vec<&str> = machnet_engine::counters::Counter::ALL
+        .iter()
+        .map(|counter| counter.label())
+        .chain(handed_over.iter().map(|(label, _)| label))
+        .collect();
     for (names, _) in rows(part(&page, "Watching")) {
         for name in names.split('`').filter(|name| name.len() > 2) {
             let stem = name.trim_end_matches('*');

@@ -5,12 +5,14 @@
 use std::collections::HashMap;
 use std::net::SocketAddr;
 use std::os::fd::{AsRawFd, BorrowedFd};
+use std::sync::atomic::{AtomicU8, Ordering};
 use std::time::Duration;
 
 use machnet_engine::driver::fault::{FaultConfig, FaultDriver};
-use machnet_engine::driver::memory::{self, MemoryDriver, MemoryNetwork};
-use machnet_engine::driver::udp::{UdpConfig, UdpDriver};
+use machnet_engine::driver::memory::{self, MemoryDriver, MemoryHost, MemoryNetwork};
+use machnet_engine::driver::udp::{UdpConfig, UdpDriver, UdpGroup};
 use machnet_engine::driver::{Driver, RECEIVE_BURST};
+use machnet_engine::proto::PortRange;
 use machnet_engine::proto::time::Instant;
 
 /// Idle looks at a queue before a test gives up, with a pause of 100 us between them.
@@ -65,6 +67,64 @@ conformance!(
     fault_that_holds_nothing_back_over_memory,
     wrapped(memory_drivers(1_472), FaultConfig { delay_per_mille: 1_000, ..FaultConfig::default() })
 );
+
+/// The same tests for one kind of driver whose addresses have several receive queues; `$open` makes as many hosts as asked
+/// for, each with so many queues.
+macro_rules! conformance_of_queues {
+    ($kind:ident, $open:expr) => {
+        conformance_of_queues!($kind, $open,
+            a_pair_of_ports_always_reaches_the_same_queue_and_all_pairs_together_reach_every_queue,
+            both_ports_are_what_the_sender_chose,
+            datagrams_from_alternating_ports_keep_their_borders_and_their_order_by_port,
+            every_queue_answers_from_the_address_that_was_asked,
+            the_first_engine_sends_from_the_port_that_peers_send_to,
+        );
+    };
+    ($kind:ident, $open:expr, $($name:ident,)+) => {
+        mod $kind {
+            use super::*;
+            $(#[test] fn $name() { queue_checks::$name(&mut $open); })+
+        }
+    };
+}
+
+conformance_of_queues!(udp_with_queues, udp_hosts(UdpConfig::default()));
+conformance_of_queues!(
+    udp_with_queues_as_on_an_old_kernel,
+    udp_hosts(UdpConfig { use_gso: false, use_gro: false, ..UdpConfig::default() })
+);
+conformance_of_queues!(memory_with_queues, memory_hosts);
+conformance_of_queues!(fault_over_memory_with_queues, |hosts, queues| {
+    let wrap = |inner| {
+        let clock: fn() -> Instant = || Instant::ZERO;
+        FaultDriver::new(inner, FaultConfig::default(), clock)
+    };
+    let all: Vec<Vec<MemoryDriver>> = memory_hosts(hosts, queues);
+    all.into_iter().map(|host| host.into_iter().map(wrap).collect()).collect()
+});
+
+/// Hosts at addresses that no other test has, so that their source ports are free.
+fn udp_hosts(config: UdpConfig) -> impl FnMut(usize, usize) -> Vec<Vec<UdpDriver>> {
+    move |hosts, queues| {
+        let [high, low] = u16::try_from(std::process::id() % 65_000).unwrap().to_be_bytes();
+        let host = || {
+            static NEXT: AtomicU8 = AtomicU8::new(1);
+            let address = [127, high, low, NEXT.fetch_add(1, Ordering::Relaxed)];
+            UdpGroup::open(SocketAddr::from((address, 18_000)), queues, &config).unwrap()
+        };
+        (0..hosts).map(|_| host()).collect()
+    }
+}
+
+fn memory_hosts(hosts: usize, queues: usize) -> Vec<Vec<MemoryDriver>> {
+    let host = |index: usize| MemoryHost {
+        ip: [10, 0, 0, 1 + u8::try_from(index).unwrap()].into(),
+        ports: PortRange::new(18_000, 18_063).unwrap(),
+        queues,
+    };
+    let hosts: Vec<_> = (0..hosts).map(host).collect();
+    MemoryNetwork::open_hosts(&hosts, memory::DEFAULT_MAX_DATAGRAM, [1, 2])
+}
 
 fn udp_drivers(config: UdpConfig) -> impl FnMut(usize) -> Vec<UdpDriver> {
     move |count| {
@@ -140,7 +200,7 @@ fn flush(driver: &mut impl Driver) {
 /// One receive into a list.
 fn receive_once(driver: &mut impl Driver, into: &mut Vec<(SocketAddr, Vec<u8>)>) -> usize {
     let before = into.len();
-    let handed = driver.receive(|from, _, bytes| into.push((from, bytes.to_vec()))).unwrap();
+    let handed = driver.receive(|arrival| into.push((arrival.from, arrival.bytes.to_vec()))).unwrap();
     assert_eq!(into.len() - before, handed, "receive returns how many it handed over");
     assert!(handed <= RECEIVE_BURST);
     handed
@@ -303,7 +363,7 @@ mod checks {
         }
         assert!(is_readable(b.wait_fd().unwrap()));
         receive(&mut b, RECEIVE_BURST + 1);
-        assert_eq!(b.receive(|_, _, _| {}).unwrap(), 0);
+        assert_eq!(b.receive(|_| {}).unwrap(), 0);
         assert!(!is_readable(b.wait_fd().unwrap()));
     }
 
@@ -383,7 +443,7 @@ mod checks {
         let received = receive(&mut b, 15);
         assert!(received.iter().enumerate().all(|(index, (_, bytes))| *bytes == pattern(index * 2, 100)));
         assert!(a.counters().dropped_error >= 7, "{:?}", a.counters());
-        assert_eq!(a.receive(|_, _, _| panic!("nobody answers")).unwrap(), 0);
+        assert_eq!(a.receive(|_| panic!("nobody answers")).unwrap(), 0);
     }
 
     pub(super) fn counters_agree_with_what_happened<D: Driver>(open: Open<'_, D>) {
@@ -411,5 +471,126 @@ mod checks {
         queue(&mut driver, address, b"mirror");
         flush(&mut driver);
         assert_eq!(receive(&mut driver, 1)[0], (address, b"mirror".to_vec()));
+    }
+}
+
+mod queue_checks {
+    use super::*;
+    use std::collections::{BTreeMap, BTreeSet};
+
+    type Open<'a, D> = &'a mut dyn FnMut(usize, usize) -> Vec<Vec<D>>;
+
+    const QUEUES: usize = 4;
+
+    /// A datagram as it arrived: queue, sender, our port, payload.
+    type Arrival = (usize, SocketAddr, u16, Vec<u8>);
+
+    fn send(driver: &mut impl Driver, from_port: u16, to: SocketAddr, bytes: &[u8]) {
+        loop {
+            if let Some(room) = driver.lend(from_port, to, bytes.len()) {
+                room.copy_from_slice(bytes);
+                return driver.commit(bytes.len());
+            }
+            flush(driver);
+        }
+    }
+
+    fn arrivals<D: Driver>(host: &mut [D], count: usize) -> Vec<Arrival> {
+        let (mut arrived, mut idle) = (Vec::new(), 0);
+        while arrived.len() < count {
+            let before = arrived.len();
+            for (queue, driver) in host.iter_mut().enumerate() {
+                driver.receive(|it| arrived.push((queue, it.from, it.to_port, it.bytes.to_vec()))).unwrap();
+            }
+            if arrived.len() == before {
+                idle += 1;
+                assert!(idle < PATIENCE, "only {before} of {count} datagrams arrived");
+                std::thread::sleep(Duration::from_micros(100));
+            }
+        }
+        assert_eq!(arrived.len(), count, "more datagrams arrived than were sent");
+        arrived
+    }
+
+    fn two<D>(mut hosts: Vec<Vec<D>>) -> (Vec<D>, Vec<D>) {
+        let second = hosts.pop().unwrap();
+        (hosts.pop().unwrap(), second)
+    }
+
+    pub(super) fn a_pair_of_ports_always_reaches_the_same_queue_and_all_pairs_together_reach_every_queue<
+        D: Driver,
+    >(
+        open: Open<'_, D>,
+    ) {
+        let (mut left, mut right) = two(open(2, QUEUES));
+        let to = right[0].local_address();
+        let mut by_port: BTreeMap<u16, usize> = BTreeMap::new();
+        for _ in 0..5 {
+            let ports: Vec<u16> = left[0].ports().ports().collect();
+            for &port in &ports {
+                send(&mut left[0], port, to, b"x");
+            }
+            flush(&mut left[0]);
+            for (queue, from, _, _) in arrivals(&mut right, ports.len()) {
+                assert_eq!(*by_port.entry(from.port()).or_insert(queue), queue, "port {}", from.port());
+            }
+        }
+        assert_eq!(by_port.len(), 64);
+        assert_eq!(by_port.values().collect::<BTreeSet<_>>().len(), QUEUES, "{by_port:?}");
+    }
+
+    pub(super) fn both_ports_are_what_the_sender_chose<D: Driver>(open: Open<'_, D>) {
+        let (mut left, mut right) = two(open(2, QUEUES));
+        let ip = right[0].local_address().ip();
+        for driver in &mut left {
+            let from = driver.ports().last();
+            let to = right[0].receive_ports().last();
+            send(driver, from, SocketAddr::new(ip, to), b"x");
+            flush(driver);
+            let (_, sender, port, _) = arrivals(&mut right, 1).remove(0);
+            assert_eq!(sender, SocketAddr::new(driver.local_address().ip(), from));
+            assert_eq!(port, to);
+        }
+    }
+
+    pub(super) fn datagrams_from_alternating_ports_keep_their_borders_and_their_order_by_port<D: Driver>(
+        open: Open<'_, D>,
+    ) {
+        let (mut left, mut right) = two(open(2, QUEUES));
+        let to = right[0].local_address();
+        let ports: Vec<u16> = left[0].ports().ports().take(7).collect();
+        let mut sent: BTreeMap<u16, Vec<Vec<u8>>> = BTreeMap::new();
+        for index in 0..210 {
+            // Runs of one, two and three from each.
+            let port = ports[(index / (1 + index % 3)) % ports.len()];
+            let bytes = pattern(index, 300 + index / 50);
+            send(&mut left[0], port, to, &bytes);
+            sent.entry(port).or_default().push(bytes);
+        }
+        flush(&mut left[0]);
+        let mut came: BTreeMap<u16, Vec<Vec<u8>>> = BTreeMap::new();
+        for (_, from, _, bytes) in arrivals(&mut right, 210) {
+            came.entry(from.port()).or_default().push(bytes);
+        }
+        assert!(came == sent);
+        assert_eq!(left[0].counters().datagrams_sent, 210);
+    }
+
+    pub(super) fn every_queue_answers_from_the_address_that_was_asked<D: Driver>(open: Open<'_, D>) {
+        let (mut left, mut right) = two(open(2, QUEUES));
+        let to = right[0].local_address();
+        for driver in &mut right {
+            send(driver, to.port(), left[0].local_address(), b"x");
+            flush(driver);
+            assert_eq!(arrivals(&mut left, 1)[0].1, to);
+        }
+    }
+
+    pub(super) fn the_first_engine_sends_from_the_port_that_peers_send_to<D: Driver>(open: Open<'_, D>) {
+        let hosts = open(1, QUEUES);
+        let port = hosts[0][0].local_address().port();
+        assert_eq!(hosts[0][0].ports().first(), port);
+        assert!(hosts[0].iter().all(|driver| driver.receive_ports().contains(port)));
+        assert!(hosts[0].iter().all(|driver| driver.ports().count() == 64));
     }
 }

@@ -280,6 +280,15 @@ fn loans_batches_events_and_closes_work_from_c() {
 }
 
 #[test]
+fn a_storm_of_cancels_loses_no_message_and_doubles_none_in_c() {
+    let Some(c) = &programs().c else { return };
+    let (a, b) = (Host::start(), Host::start());
+    let _serving = b.serve(&c.echo, &["server", &format!("{}:32", b.address)]);
+    let printed = a.run(&c.flows, &["storm", &b.address, "32"]);
+    assert_eq!(printed, "100000 messages, each once\n");
+}
+
+#[test]
 fn a_killed_sidecar_ends_a_blocking_receive_and_not_the_process() {
     let Some(c) = &programs().c else { return };
     let (mut a, b) = (Host::start(), Host::start());

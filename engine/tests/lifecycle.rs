@@ -96,10 +96,18 @@ fn a_child_application() {
     }
 }
 
+/// One engine for all applications, and one for each.
+const ENGINES: [u32; 2] = [1, 3];
+
 #[test]
 fn an_application_that_sends_and_exits_has_sent() {
     let _alone = alone();
-    let sidecar = TestSidecar::start("127.0.0.1", |config| config.linger_ms = 2_000);
+    ENGINES.into_iter().for_each(sends_and_exits);
+}
+
+fn sends_and_exits(engines: u32) {
+    let sidecar =
+        TestSidecar::start("127.0.0.1", |config| (config.linger_ms, config.engines) = (2_000, engines));
     let server = sidecar.attach();
     let listener = server.listen("0.0.0.0:0", 8).unwrap();
     let mut child = spawn("send and exit", &sidecar, listener.local_addr().port());
@@ -115,7 +123,11 @@ fn an_application_that_sends_and_exits_has_sent() {
 #[test]
 fn the_peers_of_a_killed_application_are_told_and_its_memory_is_freed() {
     let _alone = alone();
-    let sidecar = TestSidecar::start("127.0.0.1", |_| {});
+    ENGINES.into_iter().for_each(is_killed);
+}
+
+fn is_killed(engines: u32) {
+    let sidecar = TestSidecar::start("127.0.0.1", |config| config.engines = engines);
     let path = sidecar.sidecar().socket().to_owned();
     let server = sidecar.attach();
     let listener = server.listen("0.0.0.0:0", 8).unwrap();
@@ -139,7 +151,11 @@ fn the_peers_of_a_killed_application_are_told_and_its_memory_is_freed() {
 #[test]
 fn an_application_that_breaks_a_rule_ends_alone() {
     let _alone = alone();
-    let sidecar = TestSidecar::start("127.0.0.1", |_| {});
+    ENGINES.into_iter().for_each(breaks_a_rule);
+}
+
+fn breaks_a_rule(engines: u32) {
+    let sidecar = TestSidecar::start("127.0.0.1", |config| config.engines = engines);
     let path = sidecar.sidecar().socket().to_owned();
     let (server, client) = (sidecar.attach(), sidecar.attach());
     let listener = server.listen("0.0.0.0:0", 8).unwrap();
@@ -185,6 +201,9 @@ fn what_cannot_be_attached_is_refused_with_its_reason() {
     let odd = Geometry { send_slots: 100, ..Geometry::SMALL };
     assert_eq!(ask(hello(odd, ANY_ENGINE)), FailureCode::Geometry);
     assert_eq!(ask(hello(Geometry::SMALL, 5)), FailureCode::NoEngine);
+    let named = AttachOptions::new().socket(&path).engine_named("engine5").unwrap().attach();
+    let text = named.expect_err("there is no such engine").to_string();
+    assert_eq!(text, "the sidecar has no engine5: it has engine0");
     let Request::Hello { geometry, doorbell, engine, name, .. } = hello(Geometry::SMALL, ANY_ENGINE) else {
         unreachable!()
     };
@@ -244,7 +263,18 @@ fn a_second_sidecar_on_the_same_socket_or_address_is_told_so() {
 #[test]
 fn a_thousand_applications_that_come_and_go_leave_nothing_behind() {
     let _alone = alone();
-    let sidecar = TestSidecar::start("127.0.0.1", |config| config.linger_ms = 50);
+    come_and_go(1, 1_000);
+}
+
+#[test]
+fn applications_that_come_and_go_on_several_engines_leave_nothing_behind() {
+    let _alone = alone();
+    come_and_go(3, 300);
+}
+
+fn come_and_go(engines: u32, rounds: usize) {
+    let sidecar =
+        TestSidecar::start("127.0.0.1", |config| (config.linger_ms, config.engines) = (50, engines));
     let path = sidecar.sidecar().socket().to_owned();
     let server = sidecar.attach();
     let listener = server.listen("0.0.0.0:0", 64).unwrap();
@@ -273,12 +303,12 @@ fn a_thousand_applications_that_come_and_go_leave_nothing_behind() {
     };
     (0..100).for_each(round);
     let before = settled();
-    (100..1100).for_each(round);
+    (100..100 + rounds).for_each(round);
     let after = settled();
     assert_eq!(before.0, after.0, "descriptors");
     assert_eq!(before.1, after.1, "threads");
     assert!(after.2 < before.2 + 2048, "memory in pages: {} before, {} after", before.2, after.2);
-    assert_eq!(status(&path).engines[0].channels.len(), 1);
+    assert_eq!(channels(&path), 1);
 }
 
 fn resident_pages() -> usize {

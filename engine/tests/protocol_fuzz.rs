@@ -213,7 +213,8 @@ impl Duel {
         let landed = (self.engines > 1 && self.rng.below(2) == 0).then_some(1);
         let mut from = self.address;
         from.set_port(PORTS.draw(&mut self.rng));
-        let datagram = Datagram { from, to_port: PORTS.draw(&mut self.rng), landed, bytes };
+        let datagram =
+            Datagram { from, to_port: PORTS.draw(&mut self.rng), landed, waited: Duration::ZERO, bytes };
         let _: Handling = self.endpoint.handle_datagram(self.now, &datagram, &mut self.app);
         self.events();
     }

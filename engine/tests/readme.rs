@@ -8,6 +8,7 @@
 //! | `run=B background` | runs until the end of the test |
 //! | `run=server`, `run=client` | the program is compiled, and runs on B or A |
 //! | `error=NAME` | is the text of that error of the library, letter for letter |
+//! | `tested-by=FILE` | that test reads it from this page and runs it |
 //! | `elsewhere=STEP` | its commands are run by that step of ci/test.sh |
 //! | `skip=reason` | cannot be run here, for this reason |
 //!
@@ -348,6 +349,11 @@ fn every_code_block_says_how_it_is_checked() {
         let known = block.language == "text"
             || block.has("run")
             || ["run", "error", "skip"].iter().any(|name| block.value(name).is_some());
+        if let Some(file) = block.value("tested-by") {
+            let test = fs::read_to_string(root().join(file)).unwrap_or_default();
+            assert!(test.contains("README.md"), "README.md line {}: {file} does not read it", block.line);
+            continue;
+        }
         let Some(step) = block.value("elsewhere") else {
             assert!(known, "README.md line {}: the block does not say how it is checked", block.line);
             continue;

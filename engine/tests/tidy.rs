@@ -21,9 +21,13 @@ const FENCES: &[&str] = &[
     "ffi/src/compat.rs",
     "ffi/src/flow.rs",
     "ffi/src/message.rs",
+    "ffi/src/news.rs",
     "ffi/src/stats.rs",
     "ffi/src/stream.rs",
+    "node/src/sys.rs",
     "python/src/buffer.rs",
+    "python/src/fast.rs",
+    "python/src/held.rs",
     "python/src/message.rs",
     "shim-core/src/shm/models.rs",
     "shim-core/src/shm/region.rs",
@@ -282,13 +286,13 @@ fn files_fit_on_a_few_screens() {
 fn every_crate_obeys_the_workspace_lints_and_shares_one_version() {
     let mut found = Vec::new();
     for (path, text) in files(&["Cargo.toml"]) {
-        // The Python package has a lock file of its own; its version is the workspace's all the same.
-        if path == "python/Cargo.toml"
+        // The Python and Node.js packages have lock files of their own; their version is the workspace's all the same.
+        if ["python/Cargo.toml", "node/Cargo.toml"].contains(&path.as_str())
             && !text.contains(concat!("\nversion = \"", env!("CARGO_PKG_VERSION"), "\"\n"))
         {
             found.push(format!("{path}: its version is not that of the workspace"));
         }
-        let outside = ["engine/fuzz/", "benches/iceoryx2/", "python/"];
+        let outside = ["engine/fuzz/", "benches/iceoryx2/", "python/", "node/", "csharp/bindings/"];
         let in_the_workspace = !outside.iter().any(|outside| path.starts_with(outside));
         if path == "Cargo.toml" || !in_the_workspace {
             continue;

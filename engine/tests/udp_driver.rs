@@ -56,7 +56,8 @@ fn receive(driver: &mut UdpDriver, count: usize) -> Vec<(usize, u8)> {
     let mut received = Vec::new();
     let mut idle = 0;
     while received.len() < count {
-        let handed = driver.receive(|_, _, bytes| received.push((bytes.len(), bytes[0]))).unwrap();
+        let handed =
+            driver.receive(|arrival| received.push((arrival.bytes.len(), arrival.bytes[0]))).unwrap();
         if handed == 0 {
             pause(&mut idle, "datagrams");
         }
@@ -162,7 +163,7 @@ fn sockets_of_one_group_share_a_port_and_no_peer_is_split_among_them() {
     }
     let mut seen: HashMap<SocketAddr, Vec<usize>> = HashMap::new();
     for (index, engine) in engines.iter_mut().enumerate() {
-        while engine.receive(|from, _, _| seen.entry(from).or_default().push(index)).unwrap() > 0 {}
+        while engine.receive(|arrival| seen.entry(arrival.from).or_default().push(index)).unwrap() > 0 {}
     }
     assert_eq!(seen.len(), peers.len());
     assert!(seen.values().all(|by| by.len() == 10 && by.iter().all(|index| *index == by[0])), "{seen:?}");
@@ -175,6 +176,85 @@ fn sockets_of_one_group_share_a_port_and_no_peer_is_split_among_them() {
     ));
     drop(last);
     open_again(address, &UdpConfig::default());
+}
+
+/// Engines at an address of this test alone, so that nobody else has their source ports.
+fn alone(last: u8, engines: usize) -> Vec<UdpDriver> {
+    let [high, low] = u16::try_from(std::process::id() % 65_000).unwrap().to_be_bytes();
+    let address = SocketAddr::from(([127, high, low, last], 18_500));
+    UdpGroup::open(address, engines, &UdpConfig::default()).unwrap()
+}
+
+fn send_from(driver: &mut UdpDriver, port: u16, to: SocketAddr) {
+    driver.lend(port, to, 1).unwrap().fill(1);
+    driver.commit(1);
+    driver.flush().unwrap();
+}
+
+#[test]
+fn one_engine_has_one_socket_until_it_sends_from_another_port() {
+    let mut driver = alone(1, 1).remove(0);
+    let peer = UdpSocket::bind("127.0.0.1:0").unwrap();
+    let to = peer.local_addr().unwrap();
+    for _ in 0..3 {
+        send_from(&mut driver, 18_500, to);
+    }
+    assert_eq!(driver.status().source_sockets, 0);
+    for _ in 0..3 {
+        send_from(&mut driver, 18_501, to);
+        send_from(&mut driver, 18_563, to);
+    }
+    assert_eq!(driver.status().source_sockets, 2);
+    let mut ports: Vec<u16> = (0..9).map(|_| peer.recv_from(&mut [0; 9]).unwrap().1.port()).collect();
+    ports.sort_unstable();
+    assert_eq!(ports, [18_500, 18_500, 18_500, 18_501, 18_501, 18_501, 18_563, 18_563, 18_563]);
+    assert_eq!(driver.counters().source_port_unavailable, 0);
+}
+
+#[test]
+fn a_source_port_that_someone_else_has_is_done_without() {
+    let mut driver = alone(2, 1).remove(0);
+    let taken = UdpSocket::bind((driver.local_address().ip(), 18_510)).unwrap();
+    let peer = UdpSocket::bind("127.0.0.1:0").unwrap();
+    let to = peer.local_addr().unwrap();
+    // One that is taken, one beyond the range.
+    send_from(&mut driver, 18_510, to);
+    send_from(&mut driver, 20_000, to);
+    for _ in 0..2 {
+        assert_eq!(peer.recv_from(&mut [0; 9]).unwrap().1, driver.local_address());
+    }
+    assert_eq!(driver.counters().source_port_unavailable, 2);
+    drop(taken);
+}
+
+#[test]
+fn what_comes_to_a_source_port_is_dropped_and_counted() {
+    let mut driver = alone(3, 1).remove(0);
+    let peer = UdpSocket::bind("127.0.0.1:0").unwrap();
+    send_from(&mut driver, 18_520, peer.local_addr().unwrap());
+    let source = SocketAddr::new(driver.local_address().ip(), 18_520);
+    for _ in 0..5 {
+        peer.send_to(b"by mistake", source).unwrap();
+    }
+    peer.send_to(b"right", driver.local_address()).unwrap();
+    assert_eq!(receive(&mut driver, 1), [(5, b'r')]);
+    assert_eq!(driver.counters().dropped_source_port, 5);
+    assert_eq!(driver.counters().datagrams_received, 1);
+}
+
+#[test]
+fn engines_divide_the_source_ports_and_another_sidecar_gets_none_of_them() {
+    let mut drivers = alone(4, 3);
+    let ranges: Vec<_> =
+        drivers.iter().map(|driver| (driver.ports().first(), driver.ports().last())).collect();
+    assert_eq!(ranges, [(18_500, 18_563), (18_564, 18_627), (18_628, 18_691)]);
+    let peer = UdpSocket::bind("127.0.0.1:0").unwrap();
+    send_from(&mut drivers[1], 18_600, peer.local_addr().unwrap());
+    // A sidecar that would receive at a port that this one sends from is told so.
+    let other = SocketAddr::new(drivers[0].local_address().ip(), 18_600);
+    let error = UdpGroup::open(other, 2, &UdpConfig::default()).unwrap_err();
+    assert!(matches!(error, OpenError::AddressInUse { by: Holder::OtherProgram { .. }, .. }), "{error:?}");
+    assert!(error.to_string().contains("udp_ports"), "{error}");
 }
 
 #[test]
@@ -235,7 +315,7 @@ fn what_the_kernel_drops_at_a_full_receive_buffer_can_be_read() {
     }
     a.flush().unwrap();
     let mut received = 0;
-    while b.receive(|_, _, _| received += 1).unwrap() > 0 {}
+    while b.receive(|_| received += 1).unwrap() > 0 {}
     assert!(received < 100);
     assert_eq!(b.kernel_receive_drops().unwrap(), 100 - received);
 }
@@ -456,7 +536,7 @@ fn a_full_send_buffer_keeps_what_is_queued_and_sends_it_later_in_order() {
                 }
                 refused += u32::from(sent < 1_000);
                 a.flush().unwrap();
-                if b.receive(|_, _, bytes| received.push(bytes[0])).unwrap() == 0 {
+                if b.receive(|arrival| received.push(arrival.bytes[0])).unwrap() == 0 {
                     pause(&mut idle, "datagrams through a narrow cable");
                 }
             }
@@ -487,6 +567,6 @@ fn a_peer_that_cannot_be_reached_costs_its_own_datagrams_only() {
         assert!(queue(&mut a, b.local_address(), 500, 0));
         a.flush().unwrap();
         assert_eq!(a.counters().dropped_error, 21);
-        assert_eq!(a.receive(|_, _, _| {}).unwrap(), 0);
+        assert_eq!(a.receive(|_| {}).unwrap(), 0);
     });
 }

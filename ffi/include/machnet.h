@@ -25,6 +25,37 @@
 #define MACHNET_VERSION 256
 
 /**
+ * A receive finds something: a message, or how the flow ended.
+ */
+#define MACHNET_NEWS_RECEIVE 1
+
+/**
+ * A send that answered MACHNET_STATUS_WOULD_BLOCK may find credit and room now, or how the flow ended.
+ */
+#define MACHNET_NEWS_SEND 2
+
+/**
+ * The listener has a flow.
+ */
+#define MACHNET_NEWS_ACCEPT 4
+
+/**
+ * The connect has its outcome.
+ */
+#define MACHNET_NEWS_CONNECT 8
+
+/**
+ * The flow has ended: what was received before comes first.
+ */
+#define MACHNET_NEWS_ENDED 16
+
+/**
+ * Of the channel: with RECEIVE, a message of a flow made by `machnet_connect` or accepted by `machnet_listen`; with SEND, credit for
+ * one of those, or room for a connect that answered MACHNET_STATUS_WOULD_BLOCK.
+ */
+#define MACHNET_NEWS_CHANNEL 32
+
+/**
  * What a function of this header answers as `int32_t`: 0 or the reason of the failure. The numbers are stable.
  */
 enum machnet_status
@@ -344,6 +375,24 @@ typedef struct {
 } machnet_channel_info_t;
 
 /**
+ * What came for a flow, a listener, a connect or the channel since it was told last.
+ */
+typedef struct {
+  /**
+   * Whose it is: what `machnet_flow_set_token` or its like said; 0 if nothing did, and for the channel.
+   */
+  uint64_t token;
+  /**
+   * What it is: some of MACHNET_NEWS_RECEIVE and its like, or'ed. Unknown bits may come; ignore them.
+   */
+  uint32_t events;
+  /**
+   * 0.
+   */
+  uint32_t reserved;
+} machnet_news_t;
+
+/**
  * What the sidecar knew of a flow when it was asked. Set `struct_size` before asking. Messages and bytes count from the opening
  * of the flow and stay after its end; what belongs to the network path is 0 for a flow between two programs of one host, and 0
  * once the flow has ended.
@@ -469,6 +518,15 @@ int32_t machnet_status_errno(int32_t code);
  * Returns 0, or MACHNET_STATUS_INVALID_ARGUMENT if `options` is NULL or smaller or larger than any version knows.
  */
 int32_t machnet_attach_options_init(machnet_attach_options_t *options, size_t struct_size);
+
+/**
+ * The number of an engine, for `engine` of the options, that is named as `machnet status` does: "engine0", "engine 0" or "0". It does
+ * not ask whether there is one: `machnet_attach_with` answers MACHNET_STATUS_NO_ENGINE, with those that there are. Thread-safe.
+ *
+ * Returns 0 and `*engine`; or MACHNET_STATUS_INVALID_ARGUMENT.
+ */
+int32_t machnet_engine_number(const char *name,
+                              int32_t *engine);
 
 /**
  * Attaches to a sidecar. `options` may be NULL for the defaults. Takes about a millisecond; waits at most 5 s. Thread-safe.
@@ -772,8 +830,8 @@ int32_t machnet_flow_close(machnet_flow_handle_t *flow);
  * Closes the flow in order and waits at most `timeout_ms` milliseconds (negative: for ever) until the peer's sidecar has
  * everything. Consumes the handle, whatever it returns.
  *
- * Returns 0 if it has; or MACHNET_STATUS_TIMED_OUT (the close goes on), RESET, ENGINE_LOST, FORKED, or INVALID_ARGUMENT for
- * NULL.
+ * Returns 0 if it has; or MACHNET_STATUS_TIMED_OUT or CANCELLED (the close goes on), RESET, ENGINE_LOST, FORKED, or
+ * INVALID_ARGUMENT for NULL.
  */
 int32_t machnet_flow_close_wait(machnet_flow_handle_t *flow,
                                 int32_t timeout_ms);
@@ -895,6 +953,54 @@ int32_t machnet_cancel_trigger(const machnet_cancel_t *cancel);
  * meanwhile or later.
  */
 void machnet_cancel_free(machnet_cancel_t *cancel);
+
+/**
+ * For an event loop over many flows: writes what came since the last call, at most `most`, so that the loop tries only those
+ * instead of all. Each is named by its token and is told once, as often as something comes: try it until it answers
+ * MACHNET_STATUS_WOULD_BLOCK, or remember it. Who begins to wait sets the token first and tries then; messages, flows and ends are told
+ * also to who never tried.
+ *
+ * From the first call on, only this call empties the descriptor of `machnet_channel_event_fd`: when it has answered fewer than `most`,
+ * either the descriptor is readable or nothing has come since. What the program does itself (it drops a loan, and a send
+ * that found no room would find it now) rings no bell, and is told at the next call. Thread-safe.
+ *
+ * Returns 0 and how many in `*count`, perhaps none. When the channel serves no more, everybody who waits has to be told, so that no
+ * single one is: MACHNET_STATUS_ENGINE_LOST, SIDECAR_BROKEN or CLOSED. Else FORKED or INVALID_ARGUMENT.
+ */
+int32_t machnet_channel_take_news(const machnet_channel_t *channel,
+                                  machnet_news_t *news,
+                                  size_t most,
+                                  size_t *count);
+
+/**
+ * What `machnet_channel_take_news` calls the flow from now on; 0 until it is set. Try the flow once behind it: what came before may have
+ * been told without it. Thread-safe.
+ *
+ * Returns 0; or MACHNET_STATUS_UNKNOWN_FLOW, FORKED or INVALID_ARGUMENT.
+ */
+int32_t machnet_flow_set_token(const machnet_flow_handle_t *flow,
+                               uint64_t token);
+
+/**
+ * As `machnet_flow_set_token`, of the stream's flow, which also keeps the token that it had. Thread-safe.
+ *
+ * Returns as that.
+ */
+int32_t machnet_stream_set_token(const machnet_stream_t *stream, uint64_t token);
+
+/**
+ * As `machnet_flow_set_token`, of a listener. Thread-safe.
+ *
+ * Returns 0; or MACHNET_STATUS_CLOSED, FORKED or INVALID_ARGUMENT.
+ */
+int32_t machnet_listener_set_token(const machnet_listener_t *listener, uint64_t token);
+
+/**
+ * As `machnet_flow_set_token`, of a connect under way. Thread-safe.
+ *
+ * Returns 0; or MACHNET_STATUS_UNKNOWN_FLOW after the outcome was told, FORKED or INVALID_ARGUMENT.
+ */
+int32_t machnet_pending_set_token(const machnet_pending_t *pending, uint64_t token);
 
 /**
  * What the sidecar knows of a flow. Set `stats->struct_size` to `sizeof *stats` before. A rare call: the sidecar is asked over its

@@ -158,6 +158,25 @@ pub(crate) unsafe fn place<'a, T>(place: *mut T, what: &'static str) -> Result<P
     Ok(Place { pointer: place, lifetime: std::marker::PhantomData })
 }
 
+/// The frame of the functions that ask a handle and put one answer into a place: both are checked before anything is done.
+///
+/// # Safety
+/// As for [`borrowed`] and [`place`].
+pub(crate) unsafe fn answer<H, T>(
+    (handle, handle_is_null): (*const H, &'static str),
+    (pointer, place_is_null): (*mut T, &'static str),
+    ask: impl FnOnce(&H) -> Result<T>,
+) -> i32 {
+    status(|| {
+        // SAFETY: as the caller promises.
+        let handle = unsafe { borrowed(handle, handle_is_null) }?;
+        // SAFETY: as the caller promises.
+        let mut place = unsafe { place(pointer, place_is_null) }?;
+        place.put(ask(handle)?);
+        Ok(())
+    })
+}
+
 /// A checked place for an answer; possibly uninitialised, so it is only ever written.
 pub(crate) struct Place<'a, T> {
     pointer: *mut T,

@@ -9,7 +9,7 @@ use std::cell::RefCell;
 
 use machnet_client::{Canceller, Result, Wait};
 
-use crate::boundary::{borrowed, hand_out, place, status, take_back, timeout, value};
+use crate::boundary::{answer, borrowed, hand_out, status, take_back, timeout, value};
 use crate::channel::ChannelHandle;
 
 thread_local! {
@@ -29,14 +29,12 @@ pub unsafe extern "C" fn machnet_cancel_new(
     channel: *const ChannelHandle,
     cancel: *mut *mut CancelHandle,
 ) -> i32 {
-    status(|| {
-        // SAFETY: a handle of ours or NULL.
-        let channel = unsafe { borrowed(channel, "channel is NULL") }?;
-        // SAFETY: checked for NULL, else C's promise.
-        let mut place = unsafe { place(cancel, "cancel is NULL") }?;
-        place.put(hand_out(CancelHandle(channel.attachment.canceller())));
-        Ok(())
-    })
+    // SAFETY: as C promises.
+    unsafe {
+        answer((channel, "channel is NULL"), (cancel, "cancel is NULL"), |channel| {
+            Ok(hand_out(CancelHandle(channel.attachment.canceller())))
+        })
+    }
 }
 
 /// From now on, calls of this thread that wait end with MACHNET_STATUS_CANCELLED once `cancel` is triggered; NULL: no longer. Set it

@@ -16,10 +16,10 @@ use machnet_client::{
     AttachOptions, Attachment, DoorbellKind, Error, Geometry, Listener, Result, WaitPolicy,
 };
 
-use crate::boundary::{self, borrowed, hand_out, invalid, place, status, take_back, value};
+use crate::boundary::{self, answer, borrowed, hand_out, invalid, place, status, take_back, value};
 use crate::cancel::waiting;
 use crate::common::MachnetFlow_t;
-use crate::compat::{check_length, flow_of_arrival, known_flow};
+use crate::compat::{check_length, ends_of, flow_of_arrival, known_flow};
 use crate::message::MessageHandle;
 use crate::status::{errno_of_code, name_of, text_of};
 
@@ -225,6 +225,24 @@ pub unsafe extern "C" fn machnet_attach_options_init(
     })
 }
 
+/// The number of an engine, for `engine` of the options, that is named as `machnet status` does: "engine0", "engine 0" or "0". It does
+/// not ask whether there is one: `machnet_attach_with` answers MACHNET_STATUS_NO_ENGINE, with those that there are. Thread-safe.
+///
+/// Returns 0 and `*engine`; or MACHNET_STATUS_INVALID_ARGUMENT.
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn machnet_engine_number(name: *const c_char, engine: *mut i32) -> i32 {
+    status(|| {
+        // SAFETY: checked for NULL, else C's promise.
+        let mut place = unsafe { place(engine, "engine is NULL") }?;
+        // SAFETY: NULL or text from C.
+        let name =
+            unsafe { boundary::text(name, "name is no text") }?.ok_or_else(|| invalid("name is NULL"))?;
+        let number = i32::try_from(machnet_client::engine_number(name)?);
+        place.put(number.map_err(|_| invalid("no engine has so large a number"))?);
+        Ok(())
+    })
+}
+
 /// Attaches to a sidecar. `options` may be NULL for the defaults. Takes about a millisecond; waits at most 5 s. Thread-safe.
 ///
 /// Returns 0 and `*channel`, to be ended with `machnet_channel_close`; or MACHNET_STATUS_NO_SIDECAR, SOCKET_PERMISSION,
@@ -307,14 +325,12 @@ pub unsafe extern "C" fn machnet_channel_info(
 /// Returns 0 and `*fd`; or MACHNET_STATUS_INVALID_ARGUMENT, ENGINE_LOST or FORKED.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn machnet_channel_event_fd(channel: *const ChannelHandle, fd: *mut i32) -> i32 {
-    status(|| {
-        // SAFETY: a handle of ours or NULL.
-        let channel = unsafe { borrowed(channel, "channel is NULL") }?;
-        // SAFETY: checked for NULL, else C's promise.
-        let mut place = unsafe { place(fd, "fd is NULL") }?;
-        place.put(channel.attachment.event_fd()?.as_raw_fd());
-        Ok(())
-    })
+    // SAFETY: as C promises.
+    unsafe {
+        answer((channel, "channel is NULL"), (fd, "fd is NULL"), |channel| {
+            Ok(channel.attachment.event_fd()?.as_raw_fd())
+        })
+    }
 }
 
 /// Waits at most `timeout_ms` milliseconds (negative: for ever) for the next message of the flows made by `machnet_connect` or
@@ -363,8 +379,8 @@ pub unsafe extern "C" fn machnet_channel_send(
         check_length(len)?;
         // SAFETY: C has `len` bytes there, or it is NULL.
         let message = unsafe { boundary::bytes_in(buf, len) }?;
-        let id = known_flow(channel, flow)?;
-        waiting(timeout_ms, |wait| channel.attachment.send_to(id, message, wait))
+        let (peer, local) = ends_of(flow);
+        waiting(timeout_ms, |wait| channel.attachment.send_between(peer, local, message, wait))
     })
 }
 

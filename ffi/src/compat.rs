@@ -290,7 +290,7 @@ pub(crate) fn known_flow(channel: &ChannelHandle, flow: MachnetFlow) -> Result<F
 }
 
 /// The peer and this side of a flow that a program names from its own side.
-fn ends_of(flow: MachnetFlow) -> (SocketAddr, SocketAddr) {
+pub(crate) fn ends_of(flow: MachnetFlow) -> (SocketAddr, SocketAddr) {
     let address = |ip, port| SocketAddr::V4(SocketAddrV4::new(Ipv4Addr::from_bits(ip), port));
     (address(flow.dst_ip, flow.dst_port), address(flow.src_ip, flow.src_port))
 }

@@ -7,27 +7,24 @@
 
 use std::ffi::{c_char, c_void};
 use std::net::{IpAddr, SocketAddr};
-use std::time::Duration;
 
 use machnet_client::{Error, Flow, Listener, PendingConnect, Result, Wait};
 
 use crate::boundary::{
-    address, borrowed, bytes_in, bytes_out, hand_out, invalid, place, status, take_back, text, timeout, value,
+    address, answer, borrowed, bytes_in, bytes_out, hand_out, invalid, place, status, take_back, text,
+    timeout, value,
 };
 use crate::cancel::waiting;
 use crate::channel::{ChannelHandle, MachnetAddress};
 use crate::message::{LoanHandle, MessageHandle};
 
-/// What "for ever" is for waits that know no such thing: 100 years.
-const FOREVER: Duration = Duration::from_secs(100 * 365 * 24 * 3600);
-
 /// Waits for flows on an address.
 #[derive(Debug)]
-pub struct ListenerHandle(Listener);
+pub struct ListenerHandle(pub(crate) Listener);
 
 /// A connect under way.
 #[derive(Debug)]
-pub struct PendingHandle(PendingConnect);
+pub struct PendingHandle(pub(crate) PendingConnect);
 
 /// One connection.
 #[derive(Debug)]
@@ -68,15 +65,13 @@ pub unsafe extern "C" fn machnet_listener_accept(
     timeout_ms: i32,
     flow: *mut *mut FlowHandle,
 ) -> i32 {
-    status(|| {
-        // SAFETY: a handle of ours or NULL.
-        let listener = unsafe { borrowed(listener, "listener is NULL") }?;
-        // SAFETY: checked for NULL, else C's promise.
-        let mut place = unsafe { place(flow, "flow is NULL") }?;
-        let accepted = waiting(timeout_ms, |wait| listener.0.accept_with(wait))?;
-        place.put(hand_out(FlowHandle(accepted)));
-        Ok(())
-    })
+    // SAFETY: as C promises.
+    unsafe {
+        answer((listener, "listener is NULL"), (flow, "flow is NULL"), |listener| {
+            let accepted = waiting(timeout_ms, |wait| listener.0.accept_with(wait))?;
+            Ok(hand_out(FlowHandle(accepted)))
+        })
+    }
 }
 
 /// As `machnet_listener_accept`, without waiting: MACHNET_STATUS_WOULD_BLOCK if there is no flow now. Thread-safe.
@@ -85,14 +80,12 @@ pub unsafe extern "C" fn machnet_listener_try_accept(
     listener: *const ListenerHandle,
     flow: *mut *mut FlowHandle,
 ) -> i32 {
-    status(|| {
-        // SAFETY: a handle of ours or NULL.
-        let listener = unsafe { borrowed(listener, "listener is NULL") }?;
-        // SAFETY: checked for NULL, else C's promise.
-        let mut place = unsafe { place(flow, "flow is NULL") }?;
-        place.put(hand_out(FlowHandle(listener.0.try_accept()?.ok_or(Error::WouldBlock)?)));
-        Ok(())
-    })
+    // SAFETY: as C promises.
+    unsafe {
+        answer((listener, "listener is NULL"), (flow, "flow is NULL"), |listener| {
+            Ok(hand_out(FlowHandle(listener.0.try_accept()?.ok_or(Error::WouldBlock)?)))
+        })
+    }
 }
 
 /// Where it listens: tells the port that was chosen for port 0. Thread-safe.
@@ -103,13 +96,12 @@ pub unsafe extern "C" fn machnet_listener_address(
     listener: *const ListenerHandle,
     address: *mut MachnetAddress,
 ) -> i32 {
-    status(|| {
-        // SAFETY: a handle of ours or NULL.
-        let listener = unsafe { borrowed(listener, "listener is NULL") }?;
-        // SAFETY: checked for NULL, else C's promise.
-        unsafe { place(address, "address is NULL") }?.put(listener.0.local_addr().into());
-        Ok(())
-    })
+    // SAFETY: as C promises.
+    unsafe {
+        answer((listener, "listener is NULL"), (address, "address is NULL"), |listener| {
+            Ok(listener.0.local_addr().into())
+        })
+    }
 }
 
 /// Stops listening and keeps the handle: a thread in `machnet_listener_accept` gets MACHNET_STATUS_CLOSED. Thread-safe.
@@ -198,14 +190,12 @@ pub unsafe extern "C" fn machnet_pending_try_finish(
     pending: *const PendingHandle,
     flow: *mut *mut FlowHandle,
 ) -> i32 {
-    status(|| {
-        // SAFETY: a handle of ours or NULL.
-        let pending = unsafe { borrowed(pending, "pending is NULL") }?;
-        // SAFETY: checked for NULL, else C's promise.
-        let mut place = unsafe { place(flow, "flow is NULL") }?;
-        place.put(hand_out(FlowHandle(pending.0.try_finish()?.ok_or(Error::WouldBlock)?)));
-        Ok(())
-    })
+    // SAFETY: as C promises.
+    unsafe {
+        answer((pending, "pending is NULL"), (flow, "flow is NULL"), |pending| {
+            Ok(hand_out(FlowHandle(pending.0.try_finish()?.ok_or(Error::WouldBlock)?)))
+        })
+    }
 }
 
 /// As `machnet_pending_try_finish`, but waits at most `timeout_ms` milliseconds (negative: for ever): MACHNET_STATUS_TIMED_OUT if the
@@ -216,14 +206,12 @@ pub unsafe extern "C" fn machnet_pending_finish(
     timeout_ms: i32,
     flow: *mut *mut FlowHandle,
 ) -> i32 {
-    status(|| {
-        // SAFETY: a handle of ours or NULL.
-        let pending = unsafe { borrowed(pending, "pending is NULL") }?;
-        // SAFETY: checked for NULL, else C's promise.
-        let mut place = unsafe { place(flow, "flow is NULL") }?;
-        place.put(hand_out(FlowHandle(waiting(timeout_ms, |wait| pending.0.finish(wait))?)));
-        Ok(())
-    })
+    // SAFETY: as C promises.
+    unsafe {
+        answer((pending, "pending is NULL"), (flow, "flow is NULL"), |pending| {
+            Ok(hand_out(FlowHandle(waiting(timeout_ms, |wait| pending.0.finish(wait))?)))
+        })
+    }
 }
 
 /// Forgets a connect, finished or not; a flow that comes of it later is closed. NULL is ignored. Consumes the handle.
@@ -319,15 +307,13 @@ pub unsafe extern "C" fn machnet_flow_recv_loan(
     timeout_ms: i32,
     message: *mut *mut MessageHandle,
 ) -> i32 {
-    status(|| {
-        // SAFETY: a handle of ours or NULL.
-        let flow = unsafe { borrowed(flow, "flow is NULL") }?;
-        // SAFETY: checked for NULL, else C's promise.
-        let mut place = unsafe { place(message, "message is NULL") }?;
-        let received = waiting(timeout_ms, |wait| flow.0.recv_with(wait))?;
-        place.put(hand_out(MessageHandle::from(received)));
-        Ok(())
-    })
+    // SAFETY: as C promises.
+    unsafe {
+        answer((flow, "flow is NULL"), (message, "message is NULL"), |flow| {
+            let received = waiting(timeout_ms, |wait| flow.0.recv_with(wait))?;
+            Ok(hand_out(MessageHandle::from(received)))
+        })
+    }
 }
 
 /// As `machnet_flow_recv_loan`, without waiting: MACHNET_STATUS_WOULD_BLOCK if there is no message now. Thread-safe.
@@ -336,15 +322,13 @@ pub unsafe extern "C" fn machnet_flow_try_recv_loan(
     flow: *const FlowHandle,
     message: *mut *mut MessageHandle,
 ) -> i32 {
-    status(|| {
-        // SAFETY: a handle of ours or NULL.
-        let flow = unsafe { borrowed(flow, "flow is NULL") }?;
-        // SAFETY: checked for NULL, else C's promise.
-        let mut place = unsafe { place(message, "message is NULL") }?;
-        let received = flow.0.try_recv()?.ok_or(Error::WouldBlock)?;
-        place.put(hand_out(MessageHandle::from(received)));
-        Ok(())
-    })
+    // SAFETY: as C promises.
+    unsafe {
+        answer((flow, "flow is NULL"), (message, "message is NULL"), |flow| {
+            let received = flow.0.try_recv()?.ok_or(Error::WouldBlock)?;
+            Ok(hand_out(MessageHandle::from(received)))
+        })
+    }
 }
 
 /// Lends room to write a message of `len` bytes where it will be sent from, without waiting. Thread-safe.
@@ -358,14 +342,12 @@ pub unsafe extern "C" fn machnet_flow_try_lend(
     len: usize,
     loan: *mut *mut LoanHandle,
 ) -> i32 {
-    status(|| {
-        // SAFETY: a handle of ours or NULL.
-        let flow = unsafe { borrowed(flow, "flow is NULL") }?;
-        // SAFETY: checked for NULL, else C's promise.
-        let mut place = unsafe { place(loan, "loan is NULL") }?;
-        place.put(hand_out(LoanHandle::from(flow.0.lend(len)?)));
-        Ok(())
-    })
+    // SAFETY: as C promises.
+    unsafe {
+        answer((flow, "flow is NULL"), (loan, "loan is NULL"), |flow| {
+            Ok(hand_out(LoanHandle::from(flow.0.lend(len)?)))
+        })
+    }
 }
 
 /// As `machnet_flow_try_lend`; waits at most `timeout_ms` milliseconds (negative: for ever) for room and credit. Thread-safe.
@@ -376,15 +358,13 @@ pub unsafe extern "C" fn machnet_flow_lend(
     timeout_ms: i32,
     loan: *mut *mut LoanHandle,
 ) -> i32 {
-    status(|| {
-        // SAFETY: a handle of ours or NULL.
-        let flow = unsafe { borrowed(flow, "flow is NULL") }?;
-        // SAFETY: checked for NULL, else C's promise.
-        let mut place = unsafe { place(loan, "loan is NULL") }?;
-        let lent = waiting(timeout_ms, |wait| flow.0.lend_with(len, wait))?;
-        place.put(hand_out(LoanHandle::from(lent)));
-        Ok(())
-    })
+    // SAFETY: as C promises.
+    unsafe {
+        answer((flow, "flow is NULL"), (loan, "loan is NULL"), |flow| {
+            let lent = waiting(timeout_ms, |wait| flow.0.lend_with(len, wait))?;
+            Ok(hand_out(LoanHandle::from(lent)))
+        })
+    }
 }
 
 /// The peer's address and port. Thread-safe.
@@ -451,7 +431,7 @@ pub unsafe extern "C" fn machnet_flow_shutdown_wait(flow: *const FlowHandle, tim
     status(|| {
         // SAFETY: a handle of ours or NULL.
         let flow = unsafe { borrowed(flow, "flow is NULL") }?;
-        flow.0.shutdown_wait(timeout(timeout_ms).unwrap_or(FOREVER))
+        waiting(timeout_ms, |wait| flow.0.shutdown_with(wait))
     })
 }
 
@@ -484,14 +464,14 @@ pub unsafe extern "C" fn machnet_flow_close(flow: *mut FlowHandle) -> i32 {
 /// Closes the flow in order and waits at most `timeout_ms` milliseconds (negative: for ever) until the peer's sidecar has
 /// everything. Consumes the handle, whatever it returns.
 ///
-/// Returns 0 if it has; or MACHNET_STATUS_TIMED_OUT (the close goes on), RESET, ENGINE_LOST, FORKED, or INVALID_ARGUMENT for
-/// NULL.
+/// Returns 0 if it has; or MACHNET_STATUS_TIMED_OUT or CANCELLED (the close goes on), RESET, ENGINE_LOST, FORKED, or
+/// INVALID_ARGUMENT for NULL.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn machnet_flow_close_wait(flow: *mut FlowHandle, timeout_ms: i32) -> i32 {
     status(|| {
         // SAFETY: a handle of ours, which C gives up, or NULL.
         let flow = unsafe { take_back(flow, "flow is NULL") }?;
-        flow.0.close_wait(timeout(timeout_ms).unwrap_or(FOREVER))
+        waiting(timeout_ms, |wait| flow.0.shutdown_with(wait))
     })
 }
 

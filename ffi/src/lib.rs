@@ -15,6 +15,7 @@ pub mod common;
 pub mod compat;
 pub mod flow;
 pub mod message;
+pub mod news;
 pub mod stats;
 pub mod status;
 pub mod stream;

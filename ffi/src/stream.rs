@@ -9,7 +9,7 @@ use std::ffi::c_void;
 
 use machnet_client::{Error, Result, Stream};
 
-use crate::boundary::{borrowed, bytes_in, bytes_out, hand_out, place, status, take_back, value};
+use crate::boundary::{answer, borrowed, bytes_in, bytes_out, hand_out, place, status, take_back, value};
 use crate::cancel::waiting;
 use crate::channel::MachnetAddress;
 use crate::flow::FlowHandle;
@@ -17,7 +17,7 @@ use crate::stats::{self, MachnetFlowStats};
 
 /// A byte stream, both ways.
 #[derive(Debug)]
-pub struct StreamHandle(Stream);
+pub struct StreamHandle(pub(crate) Stream);
 
 /// Makes a byte stream of a flow of which nothing was received yet. The peer has to do the same: both ends agree on it, as they agree
 /// on a port. Consumes the flow's handle, whatever it returns. Thread-safe.
@@ -43,13 +43,12 @@ pub unsafe extern "C" fn machnet_stream_peer_address(
     stream: *const StreamHandle,
     address: *mut MachnetAddress,
 ) -> i32 {
-    status(|| {
-        // SAFETY: a handle of ours or NULL.
-        let stream = unsafe { borrowed(stream, "stream is NULL") }?;
-        // SAFETY: checked for NULL, else C's promise.
-        unsafe { place(address, "address is NULL") }?.put(stream.0.peer_addr().into());
-        Ok(())
-    })
+    // SAFETY: as C promises.
+    unsafe {
+        answer((stream, "stream is NULL"), (address, "address is NULL"), |stream| {
+            Ok(stream.0.peer_addr().into())
+        })
+    }
 }
 
 /// The address and port of this side. Thread-safe.
@@ -60,13 +59,12 @@ pub unsafe extern "C" fn machnet_stream_local_address(
     stream: *const StreamHandle,
     address: *mut MachnetAddress,
 ) -> i32 {
-    status(|| {
-        // SAFETY: a handle of ours or NULL.
-        let stream = unsafe { borrowed(stream, "stream is NULL") }?;
-        // SAFETY: checked for NULL, else C's promise.
-        unsafe { place(address, "address is NULL") }?.put(stream.0.local_addr().into());
-        Ok(())
-    })
+    // SAFETY: as C promises.
+    unsafe {
+        answer((stream, "stream is NULL"), (address, "address is NULL"), |stream| {
+            Ok(stream.0.local_addr().into())
+        })
+    }
 }
 
 /// As `machnet_flow_stats`, of the flow under the stream. Thread-safe.

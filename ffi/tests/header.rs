@@ -48,6 +48,7 @@ const HEADERS: [Header; 2] = [
             "batch.rs",
             "message.rs",
             "cancel.rs",
+            "news.rs",
             "stats.rs",
             "stream.rs",
             "compat.rs",

@@ -11,6 +11,7 @@ asyncio, ``machnet.errors`` the exceptions.
 
 from . import errors
 from ._machnet import (
+    Arrival,
     Canceller,
     Channel,
     ChannelInfo,
@@ -24,9 +25,11 @@ from ._machnet import (
     attach,
 )
 from .errors import MachnetError
+from .news import News
 from .stream import Stream
 
 __all__ = [
+    "Arrival",
     "Canceller",
     "Channel",
     "ChannelInfo",
@@ -36,6 +39,7 @@ __all__ = [
     "Loan",
     "MachnetError",
     "Message",
+    "News",
     "PendingConnect",
     "Stream",
     "__version__",

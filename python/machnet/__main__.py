@@ -18,8 +18,10 @@ def main() -> None:
     path = os.pathsep.join(p for p in os.get_exec_path() if Path(p).resolve() != ours)
     bundled = here / "bin" / "machnet"
     binary = str(bundled) if os.access(bundled, os.X_OK) else shutil.which("machnet", path=path)
+    if binary is None and not sys.platform.startswith("linux"):
+        sys.exit("the sidecar runs on Linux only; run it in a Linux container or virtual machine, with the programs that use it")
     if binary is None:
-        sys.exit("this package was built without the machnet binary, and there is none on PATH")
+        sys.exit("this package brings no machnet command for this machine, and there is none on PATH; build one: make install")
     os.execv(binary, ["machnet", *sys.argv[1:]])
 
 

@@ -13,14 +13,16 @@ done nothing: what it waited for is there for the next. Use a channel and its fl
 from __future__ import annotations
 
 import asyncio
+import itertools
 import os
 from collections import deque
 from collections.abc import Awaitable, Callable
 from typing import TYPE_CHECKING, Generic, Self, TypeAlias, TypeVar, cast
 
 from . import _machnet
-from ._machnet import ChannelInfo, FlowStats, Loan, Message
-from .errors import Closed
+from ._machnet import Arrival, ChannelInfo, FlowStats, Loan, Message
+from .errors import Closed, WouldBlock
+from .news import News
 
 if TYPE_CHECKING:
     from _typeshed import ReadableBuffer
@@ -40,16 +42,47 @@ _CHUNK = 64 * 1024
 async def attach(
     socket: str | os.PathLike[str] | None = None,
     *,
-    engine: int | None = None,
+    engine: int | str | None = None,
     name: str | None = None,
     wait_policy: str = "auto",
     linger: float = 1.0,
+    sizes: str = "default",
+    send_slots: int | None = None,
+    receive_slots: int | None = None,
+    tx_buffers: int | None = None,
+    rx_buffers: int | None = None,
+    buffer_bytes: int | None = None,
+    max_flows: int | None = None,
+    flow_credit: int | None = None,
 ) -> Channel:
     """Attaches to a sidecar. The arguments are those of ``machnet.attach``."""
     channel = await asyncio.to_thread(
-        _machnet.attach, socket, engine=engine, name=name, wait_policy=wait_policy, linger=linger
+        _machnet.attach,
+        socket,
+        engine=engine,
+        name=name,
+        wait_policy=wait_policy,
+        linger=linger,
+        sizes=sizes,
+        send_slots=send_slots,
+        receive_slots=receive_slots,
+        tx_buffers=tx_buffers,
+        rx_buffers=rx_buffers,
+        buffer_bytes=buffer_bytes,
+        max_flows=max_flows,
+        flow_credit=flow_credit,
     )
     return Channel(channel)
+
+
+_Place: TypeAlias = tuple[int, bool]
+"""Where one waits: a token of ``take_news``, and whether it is room to send that is waited for."""
+
+_OF_CHANNEL = 0
+"""The token of the channel's own news."""
+
+_NEWS = 64
+"""News that are taken at once."""
 
 
 class _Doorbell:
@@ -57,36 +90,70 @@ class _Doorbell:
 
     def __init__(self, channel: _machnet.Channel) -> None:
         self.loop = asyncio.get_running_loop()
+        self._channel = channel
         self._descriptor = channel.fileno()
-        self._checks: dict[object, Callable[[], bool]] = {}
+        self._checks: dict[_Place, Callable[[], bool]] = {}
+        self._tokens = itertools.count(_OF_CHANNEL + 1)
         self._is_watched = False
 
-    def watch(self, token: object, check: Callable[[], bool]) -> None:
-        """``check`` is called at each ring until it says that it found what it looked for."""
-        self._checks[token] = check
+    def token(self) -> int:
+        """Names one whose news are to be told."""
+        return next(self._tokens)
+
+    def watch(self, place: _Place, check: Callable[[], bool]) -> None:
+        """``check`` is called as often as there are news of the place, until it says that it found what it looked for. Whoever calls
+        this has tried before, or tries behind it.
+        """
+        self._checks[place] = check
         if not self._is_watched:
             self.loop.add_reader(self._descriptor, self._ring)
             self._is_watched = True
 
-    def forget(self, token: object) -> None:
+    def forget(self, place: _Place) -> None:
         """Ends what ``watch`` began."""
-        self._checks.pop(token, None)
+        self._checks.pop(place, None)
 
     def stop(self) -> None:
         """The channel is over: all look once more and find that out."""
-        self._ring()
+        self._check_all()
         if self._is_watched:
             self.loop.remove_reader(self._descriptor)
             self._is_watched = False
 
     def _ring(self) -> None:
-        for token, check in list(self._checks.items()):
-            if token in self._checks and check():
-                self._checks.pop(token, None)
-        # Not at the end of each wait, because the next one mostly follows.
-        if not self._checks and self._is_watched:
+        # Not at the end of each wait, because the next one mostly follows. What came stays to be told until then.
+        if not self._checks:
             self.loop.remove_reader(self._descriptor)
             self._is_watched = False
+            return
+        try:
+            news = self._channel.take_news(_NEWS)
+        except OSError:
+            self._check_all()  # The channel is over, and each finds out why.
+            return
+        for token, events in news:
+            if events & News.CHANNEL:
+                token = _OF_CHANNEL
+            if events & (News.RECEIVE | News.ACCEPT | News.CONNECT):
+                self._check((token, False))
+            if events & News.SEND:
+                self._check((token, True))
+        if len(news) == _NEWS:
+            self.loop.call_soon(self._ring)
+
+    def ring_soon(self) -> None:
+        """What this program did itself may be news, and rings no bell."""
+        if self._is_watched:
+            self.loop.call_soon(self._ring)
+
+    def _check(self, place: _Place) -> None:
+        check = self._checks.get(place)
+        if check is not None and check() and self._checks.get(place) == check:
+            del self._checks[place]
+
+    def _check_all(self) -> None:
+        for place in list(self._checks):
+            self._check(place)
 
 
 class _Inbox(Generic[_T]):
@@ -96,8 +163,9 @@ class _Inbox(Generic[_T]):
     meanwhile, the next caller finds it.
     """
 
-    def __init__(self, bell: _Doorbell, take: Callable[[], _T | None]) -> None:
+    def __init__(self, bell: _Doorbell, token: int, take: Callable[[], _T | None]) -> None:
         self._bell = bell
+        self._place = (token, False)
         self._take = take
         self._found: deque[_T] = deque()
         self._waiting: deque[asyncio.Future[None]] = deque()
@@ -128,7 +196,7 @@ class _Inbox(Generic[_T]):
         future: asyncio.Future[None] = self._bell.loop.create_future()
         self._waiting.append(future)
         try:
-            self._bell.watch(self, self._check)
+            self._bell.watch(self._place, self._check)
             if looks_soon:
                 self._bell.loop.call_soon(self._check_and_forget)
             await future
@@ -141,7 +209,7 @@ class _Inbox(Generic[_T]):
 
     def _check_and_forget(self) -> None:
         if self._check():
-            self._bell.forget(self)
+            self._bell.forget(self._place)
 
     def _check(self) -> bool:
         while self._waiting and self._waiting[0].cancelled():
@@ -163,10 +231,11 @@ class _Inbox(Generic[_T]):
 
 
 class _Outbox:
-    """The tasks that wait for room to send."""
+    """The tasks that wait for room to send on a flow."""
 
-    def __init__(self, bell: _Doorbell) -> None:
+    def __init__(self, bell: _Doorbell, token: int) -> None:
         self._bell = bell
+        self._place = (token, True)
         self._turns = 0
         self._lock = asyncio.Lock()
 
@@ -187,11 +256,36 @@ class _Outbox:
                         future.set_result(None)
                     return True
 
-                self._bell.watch(future, check)
+                self._bell.watch(self._place, check)
                 try:
                     await future
                 finally:
-                    self._bell.forget(future)
+                    self._bell.forget(self._place)
+
+
+class _Crowd:
+    """The tasks that wait for room of the channel itself: all of them look whenever there are news of that."""
+
+    def __init__(self, bell: _Doorbell) -> None:
+        self._bell = bell
+        self._waiting: set[asyncio.Future[None]] = set()
+
+    async def until(self, attempt: Callable[[], bool]) -> None:
+        """Repeats a ``try_`` call until it says that it is done."""
+        while not attempt():
+            future: asyncio.Future[None] = self._bell.loop.create_future()
+            self._waiting.add(future)
+            self._bell.watch((_OF_CHANNEL, True), self._check)
+            try:
+                await future
+            finally:
+                self._waiting.discard(future)
+
+    def _check(self) -> bool:
+        for future in self._waiting:
+            if not future.done():
+                future.set_result(None)
+        return True
 
 
 class Channel:
@@ -201,6 +295,8 @@ class Channel:
         """Takes over a channel of ``machnet.attach``, for the running loop. Nothing else may wait on it from then on."""
         self._channel = channel
         self._bell = _Doorbell(channel)
+        self._inbox = _Inbox(self._bell, _OF_CHANNEL, channel.try_recv_any)
+        self._crowd = _Crowd(self._bell)
 
     async def listen(self, address: _Address, backlog: int = 0) -> Listener:
         """As ``machnet.Channel.listen``."""
@@ -208,7 +304,19 @@ class Channel:
 
     async def connect(self, address: _Address, timeout: float | None = None, *, local: str | None = None) -> Flow:
         """As ``machnet.Channel.connect``. Cancelled, the connect is given up."""
-        pending = self._channel.start_connect(address, timeout, local=local)
+        started: list[_machnet.PendingConnect] = []
+
+        def start() -> bool:
+            try:
+                started.append(self._channel.start_connect(address, timeout, local=local))
+            except WouldBlock:
+                return False  # The ring to the sidecar is full.
+            return True
+
+        await self._crowd.until(start)
+        pending = started.pop()
+        token = self._bell.token()
+        pending.set_token(token)
         outcome: deque[_machnet.Flow | BaseException] = deque()
 
         def finish() -> bool:
@@ -231,15 +339,46 @@ class Channel:
                     future.set_result(None)
                 return bool(outcome)
 
-            self._bell.watch(future, check)
+            self._bell.watch((token, False), check)
             try:
                 await future
             finally:
-                self._bell.forget(future)
+                self._bell.forget((token, False))
         found = outcome.pop()
         if isinstance(found, BaseException):
             raise found
         return Flow(found, self._bell)
+
+    async def listen_any(self, address: _Address, backlog: int = 0) -> _machnet.Listener:
+        """As ``machnet.Channel.listen_any``: the listener is only to be closed."""
+        return await asyncio.to_thread(self._channel.listen_any, address, backlog)
+
+    async def recv_any(self) -> Arrival:
+        """As ``machnet.Channel.recv_any``. Cancelled, the message stays for the next call."""
+        return await self._inbox.take()
+
+    def try_recv_any(self) -> Arrival | None:
+        """The next message of any flow in channel mode, if one is there."""
+        return self._inbox.take_now()
+
+    async def send_to(self, flow: int, message: ReadableBuffer) -> None:
+        """As ``machnet.Channel.send_to``. Cancelled, nothing was sent. Tasks that send to one flow at the same time and find no room
+        have no order among them.
+        """
+        await self._crowd.until(lambda: self._channel.try_send_to(flow, message))
+
+    def try_send_to(self, flow: int, message: ReadableBuffer) -> bool:
+        """Sends on a flow in channel mode if there is room now; says whether."""
+        return self._channel.try_send_to(flow, message)
+
+    def find_flow(self, peer: _Address, local: _Address) -> int:
+        """As ``machnet.Channel.find_flow``."""
+        return self._channel.find_flow(peer, local)
+
+    def close_flow(self, flow: int) -> None:
+        """Closes a flow in channel mode, in order."""
+        self._channel.close_flow(flow)
+        self._crowd._check()
 
     @property
     def info(self) -> ChannelInfo:
@@ -273,7 +412,9 @@ class Listener:
         """Made by ``Channel.listen``."""
         self._listener = listener
         self._bell = bell
-        self._inbox = _Inbox(bell, listener.try_accept)
+        token = bell.token()
+        listener.set_token(token)
+        self._inbox = _Inbox(bell, token, listener.try_accept)
 
     async def accept(self) -> Flow:
         """Waits for a flow."""
@@ -319,8 +460,10 @@ class Flow:
         """Made by ``Channel.connect`` and ``Listener.accept``."""
         self._flow = flow
         self._bell = bell
-        self._inbox: _Inbox[Message] = _Inbox(bell, flow.try_recv)
-        self._outbox = _Outbox(bell)
+        self._token = bell.token()
+        flow.set_token(self._token)
+        self._inbox: _Inbox[Message] = _Inbox(bell, self._token, flow.try_recv)
+        self._outbox = _Outbox(bell, self._token)
 
     async def send(self, message: ReadableBuffer) -> None:
         """Sends a message; waits for room. Cancelled, nothing was sent. The buffer must not change meanwhile."""
@@ -392,6 +535,12 @@ class Flow:
         self._flow.reset()
         self._inbox._check_and_forget()
 
+    def enter_channel_mode(self) -> int:
+        """As ``machnet.Flow.enter_channel_mode``: its messages come out of ``Channel.recv_any``."""
+        number = self._flow.enter_channel_mode()
+        self._bell.ring_soon()
+        return number
+
     def open_streams(self, limit: int = 2**16) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
         """A byte stream over the flow, as asyncio's own reader and writer. Nothing may have been received from the flow yet;
         it is the stream's from then on. Both ends have to agree on it, as they agree on a port.
@@ -438,7 +587,7 @@ class StreamTransport(asyncio.Transport):
         self._low, self._high = 16 * 1024, 64 * 1024
         self._is_paused = self._is_protocol_paused = False
         self._is_ending = self._has_ended = self._has_read_all = self._is_closing = self._is_lost = False
-        self._reading, self._writing = object(), object()
+        self._reading, self._writing = (flow._token, False), (flow._token, True)
         self._bell.loop.call_soon(self._begin)
 
     def _begin(self) -> None:
@@ -502,10 +651,10 @@ class StreamTransport(asyncio.Transport):
 
     def write(self, data: bytes | bytearray | memoryview) -> None:
         """Writes what there is room for and keeps the rest until there is."""
+        if self._is_lost or not data:
+            return  # As asyncio's own transports: ``drain`` tells what ended it.
         if self._is_ending:
             raise RuntimeError("write after the half-close or close")
-        if self._is_lost or not data:
-            return
         self._buffer += data
         self._continue_writing()
         if not self._is_protocol_paused and len(self._buffer) > self._high:

@@ -4,38 +4,147 @@ use crate::address;
 use crate::buffer::View;
 use crate::channel::Canceller;
 use crate::errors::OrRaise;
+use crate::held::{Held, InUse, Using};
 use crate::message::{Loan, Message};
 use crate::stats::FlowStats;
 use crate::stream::RawStream;
 use crate::wait::{Patience, duration};
 use machnet_client::Error;
+use pyo3::exceptions::PyRuntimeError;
 use pyo3::prelude::*;
 
 /// Copying more than so many bytes takes longer than letting go of the interpreter.
-const LONG_COPY: usize = 32 * 1024;
+pub(crate) const LONG_COPY: usize = 32 * 1024;
 
 /// One connection: whole messages of 1 byte to 8 MiB, in order, both ways. Any thread may use it.
 ///
 /// After the peer closed, the messages that came before are received first, then `Closed` is raised; after a reset likewise,
 /// then `Reset`. Iterating receives until the peer closed. The end of a `with` block closes in order.
-#[pyclass(module = "machnet")]
+#[pyclass(module = "machnet", frozen)]
 pub(crate) struct Flow {
-    /// None once the flow became a stream.
-    inner: Option<machnet_client::Flow>,
+    /// Taken once the flow became a stream, or went into channel mode.
+    inner: Held<machnet_client::Flow>,
 }
 
 impl Flow {
     pub(crate) fn new(inner: machnet_client::Flow) -> Self {
-        Self { inner: Some(inner) }
+        Self { inner: Held::new(inner) }
     }
 
-    fn flow(&self, py: Python<'_>) -> PyResult<&machnet_client::Flow> {
-        self.inner.as_ref().ok_or_else(became_a_stream).or_raise(py)
+    fn flow<'a, 'py>(&'a self, py: Python<'py>) -> PyResult<Using<'a, 'py, machnet_client::Flow>> {
+        self.inner.using(py).ok_or_else(became_a_stream).or_raise(py)
+    }
+
+    /// The flow, for what it becomes; an error while other threads use it.
+    fn taken(&self, py: Python<'_>) -> PyResult<machnet_client::Flow> {
+        let taken =
+            self.inner.take(py).map_err(|InUse| PyRuntimeError::new_err("another thread uses the flow"))?;
+        taken.ok_or_else(became_a_stream).or_raise(py)
+    }
+
+    /// What a call makes of the flow that neither waits nor lets go of the interpreter; nothing if it became a stream.
+    #[inline(always)]
+    pub(crate) fn briefly<R>(
+        &self,
+        py: Python<'_>,
+        call: impl FnOnce(&machnet_client::Flow) -> R,
+    ) -> Option<R> {
+        self.inner.briefly(py, call)
+    }
+
+    /// Waits for room, and sends; a try before has found none.
+    pub(crate) fn send_patiently(
+        &self,
+        py: Python<'_>,
+        message: &View<'_>,
+        timeout: Option<f64>,
+        cancel: Option<&Canceller>,
+    ) -> PyResult<()> {
+        let using = self.flow(py)?;
+        let flow = &*using;
+        let (patience, length) = (Patience::new(py, duration(timeout)?, cancel)?, message.bytes().len());
+        loop {
+            patience.wait(py, |wait| flow.wait_to_send(length, wait))?;
+            if try_send(py, flow, message).or_raise(py)? {
+                return Ok(());
+            }
+        }
+    }
+
+    /// Waits for a message; a try before has found none.
+    pub(crate) fn recv_patiently(
+        &self,
+        py: Python<'_>,
+        timeout: Option<f64>,
+        cancel: Option<&Canceller>,
+    ) -> PyResult<Message> {
+        let using = self.flow(py)?;
+        let flow = &*using;
+        let patience = Patience::new(py, duration(timeout)?, cancel)?;
+        patience.wait(py, |wait| flow.recv_with(wait)).map(Message::new)
+    }
+
+    /// Waits for messages; a try before has found none.
+    pub(crate) fn recv_many_patiently(
+        &self,
+        py: Python<'_>,
+        most: usize,
+        timeout: Option<f64>,
+        cancel: Option<&Canceller>,
+    ) -> PyResult<Vec<Message>> {
+        let using = self.flow(py)?;
+        let flow = &*using;
+        let patience = Patience::new(py, duration(timeout)?, cancel)?;
+        let found = patience.wait(py, |wait| {
+            let mut found = Vec::new();
+            flow.recv_many(&mut found, most, wait).map(|_| found)
+        })?;
+        Ok(found.into_iter().map(Message::new).collect())
+    }
+
+    /// Sends what stands behind the first `sent` messages, after a try in vain if `waits_first`; says how many were sent in all.
+    pub(crate) fn send_behind(
+        &self,
+        py: Python<'_>,
+        messages: Vec<Bound<'_, PyAny>>,
+        mut sent: usize,
+        mut waits_first: bool,
+        timeout: Option<f64>,
+        cancel: Option<&Canceller>,
+    ) -> PyResult<usize> {
+        let using = self.flow(py)?;
+        let flow = &*using;
+        let views = messages.iter().map(View::of).collect::<PyResult<Vec<_>>>()?;
+        let bytes: Vec<&[u8]> = views.iter().map(View::bytes).collect();
+        let mut patience = None;
+        while let Some(next) = bytes.get(sent) {
+            let tried =
+                if std::mem::take(&mut waits_first) { Ok(0) } else { flow.try_send_many(&bytes[sent..]) };
+            let outcome = match tried {
+                Ok(0) | Err(Error::WouldBlock) => {
+                    if patience.is_none() {
+                        patience = Some(Patience::new(py, duration(timeout)?, cancel)?);
+                    }
+                    let Some(patience) = &patience else { continue };
+                    patience.outcome(py, |wait| flow.wait_to_send(next.len(), wait))?
+                }
+                Ok(count) => {
+                    sent += count;
+                    Ok(())
+                }
+                Err(error) => Err(error),
+            };
+            match outcome {
+                Err(_) if sent > 0 => break,
+                outcome => outcome.or_raise(py)?,
+            }
+        }
+        Ok(sent)
     }
 }
 
 fn became_a_stream() -> Error {
-    Error::InvalidArgument { what: "the flow became a stream".into() }
+    Error::InvalidArgument { what: "the flow became a stream, or went into channel mode".into() }
 }
 
 /// A try to send, with the interpreter free if the copy is long and nobody can write to the bytes meanwhile.
@@ -64,24 +173,20 @@ impl Flow {
         timeout: Option<f64>,
         cancel: Option<&Canceller>,
     ) -> PyResult<()> {
-        let flow = self.flow(py)?;
+        let using = self.flow(py)?;
+        let flow = &*using;
         let view = View::of(message)?;
         if try_send(py, flow, &view).or_raise(py)? {
             return Ok(());
         }
-        let (patience, length) = (Patience::new(py, duration(timeout)?, cancel)?, view.bytes().len());
-        loop {
-            patience.wait(py, |wait| flow.wait_to_send(length, wait))?;
-            if try_send(py, flow, &view).or_raise(py)? {
-                return Ok(());
-            }
-        }
+        self.send_patiently(py, &view, timeout, cancel)
     }
 
     /// Sends if there is room now; says whether.
     fn try_send(&self, py: Python<'_>, message: &Bound<'_, PyAny>) -> PyResult<bool> {
         let view = View::of(message)?;
-        try_send(py, self.flow(py)?, &view).or_raise(py)
+        let using = self.flow(py)?;
+        try_send(py, &using, &view).or_raise(py)
     }
 
     /// Sends messages in order; says how many. Fewer than all if the timeout, a cancel or the flow's end came behind them; an
@@ -94,43 +199,18 @@ impl Flow {
         timeout: Option<f64>,
         cancel: Option<&Canceller>,
     ) -> PyResult<usize> {
-        let flow = self.flow(py)?;
-        let views = messages.iter().map(View::of).collect::<PyResult<Vec<_>>>()?;
-        let bytes: Vec<&[u8]> = views.iter().map(View::bytes).collect();
-        let mut patience = None;
-        let mut sent = 0;
-        while let Some(next) = bytes.get(sent) {
-            let outcome = match flow.try_send_many(&bytes[sent..]) {
-                Ok(0) | Err(Error::WouldBlock) => {
-                    if patience.is_none() {
-                        patience = Some(Patience::new(py, duration(timeout)?, cancel)?);
-                    }
-                    let Some(patience) = &patience else { continue };
-                    patience.outcome(py, |wait| flow.wait_to_send(next.len(), wait))?
-                }
-                Ok(count) => {
-                    sent += count;
-                    Ok(())
-                }
-                Err(error) => Err(error),
-            };
-            match outcome {
-                Err(_) if sent > 0 => break,
-                outcome => outcome.or_raise(py)?,
-            }
-        }
-        Ok(sent)
+        self.send_behind(py, messages, 0, false, timeout, cancel)
     }
 
     /// Waits for the next message, at most `timeout` seconds.
     #[pyo3(signature = (timeout=None, *, cancel=None))]
     fn recv(&self, py: Python<'_>, timeout: Option<f64>, cancel: Option<&Canceller>) -> PyResult<Message> {
-        let flow = self.flow(py)?;
+        let using = self.flow(py)?;
+        let flow = &*using;
         if let Some(message) = flow.try_recv().or_raise(py)? {
             return Ok(Message::new(message));
         }
-        let patience = Patience::new(py, duration(timeout)?, cancel)?;
-        patience.wait(py, |wait| flow.recv_with(wait)).map(Message::new)
+        self.recv_patiently(py, timeout, cancel)
     }
 
     /// The next message, if one is there.
@@ -147,7 +227,8 @@ impl Flow {
         timeout: Option<f64>,
         cancel: Option<&Canceller>,
     ) -> PyResult<usize> {
-        let flow = self.flow(py)?;
+        let using = self.flow(py)?;
+        let flow = &*using;
         let mut view = View::writable(buffer)?;
         if let Some(length) = flow.try_recv_into(view.bytes_mut()).or_raise(py)? {
             return Ok(length);
@@ -170,14 +251,11 @@ impl Flow {
         timeout: Option<f64>,
         cancel: Option<&Canceller>,
     ) -> PyResult<Vec<Message>> {
-        let flow = self.flow(py)?;
+        let using = self.flow(py)?;
+        let flow = &*using;
         let mut found = Vec::new();
         if most > 0 && flow.try_recv_many(&mut found, most).or_raise(py)? == 0 {
-            let patience = Patience::new(py, duration(timeout)?, cancel)?;
-            found = patience.wait(py, |wait| {
-                let mut found = Vec::new();
-                flow.recv_many(&mut found, most, wait).map(|_| found)
-            })?;
+            return self.recv_many_patiently(py, most, timeout, cancel);
         }
         Ok(found.into_iter().map(Message::new).collect())
     }
@@ -199,7 +277,8 @@ impl Flow {
         timeout: Option<f64>,
         cancel: Option<&Canceller>,
     ) -> PyResult<Loan> {
-        let flow = self.flow(py)?;
+        let using = self.flow(py)?;
+        let flow = &*using;
         match flow.lend(length) {
             Ok(loan) => return Ok(Loan::new(loan)),
             Err(Error::WouldBlock) => {}
@@ -235,7 +314,8 @@ impl Flow {
 
     /// What the sidecar knows of the flow. A rare call: the sidecar is asked, which takes tens of microseconds.
     fn stats(&self, py: Python<'_>) -> PyResult<FlowStats> {
-        let flow = self.flow(py)?;
+        let using = self.flow(py)?;
+        let flow = &*using;
         py.detach(|| flow.stats()).or_raise(py).map(FlowStats::from)
     }
 
@@ -244,7 +324,8 @@ impl Flow {
     #[pyo3(signature = (timeout=None))]
     fn close(&self, py: Python<'_>, timeout: Option<f64>) -> PyResult<()> {
         // What became a stream is closed with the stream.
-        let Some(flow) = &self.inner else { return Ok(()) };
+        let Some(using) = self.inner.using(py) else { return Ok(()) };
+        let flow = &*using;
         match duration(timeout)? {
             None => match flow.shutdown() {
                 // The whole channel was closed before.
@@ -260,11 +341,20 @@ impl Flow {
         self.flow(py)?.reset().or_raise(py)
     }
 
+    /// What `Channel.take_news` calls the flow from now on. Try the flow once behind it.
+    fn set_token(&self, py: Python<'_>, token: u64) -> PyResult<()> {
+        self.flow(py)?.set_token(token).or_raise(py)
+    }
+
+    /// Puts the flow into channel mode: its messages, those that came before too, come out of `Channel.recv_any`, and `Channel.send_to`
+    /// and its like take the number that this answers. This object is of no use afterwards; no other thread may be using it.
+    fn enter_channel_mode(&self, py: Python<'_>) -> PyResult<u32> {
+        self.taken(py)?.into_channel_mode().or_raise(py).map(machnet_client::FlowId::handle)
+    }
+
     /// The calls under `machnet.Stream`. The flow is the stream's from then on; no other thread may be using it.
-    fn take_raw_stream(&mut self, py: Python<'_>) -> PyResult<RawStream> {
-        let taken = self.inner.take();
-        let flow = taken.ok_or_else(became_a_stream).or_raise(py)?;
-        machnet_client::Stream::new(flow).or_raise(py).map(RawStream::new)
+    fn take_raw_stream(&self, py: Python<'_>) -> PyResult<RawStream> {
+        machnet_client::Stream::new(self.taken(py)?).or_raise(py).map(RawStream::new)
     }
 
     fn __iter__(slf: Py<Self>) -> Py<Self> {
@@ -272,7 +362,8 @@ impl Flow {
     }
 
     fn __next__(&self, py: Python<'_>) -> PyResult<Option<Message>> {
-        let flow = self.flow(py)?;
+        let using = self.flow(py)?;
+        let flow = &*using;
         let found = match flow.try_recv() {
             Ok(None) => Patience::new(py, None, None)?.outcome(py, |wait| flow.recv_with(wait))?.map(Some),
             outcome => outcome,

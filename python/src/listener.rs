@@ -35,6 +35,11 @@ impl Listener {
         Ok(self.inner.try_accept().or_raise(py)?.map(Flow::new))
     }
 
+    /// As `Flow.set_token`.
+    fn set_token(&self, py: Python<'_>, token: u64) -> PyResult<()> {
+        self.inner.set_token(token).or_raise(py)
+    }
+
     /// Where it listens, as (host, port).
     #[getter]
     fn address(&self) -> (String, u16) {
@@ -86,6 +91,11 @@ impl PendingConnect {
     /// The flow, if the connect succeeded meanwhile. It, or the error, comes once.
     fn try_finish(&self, py: Python<'_>) -> PyResult<Option<Flow>> {
         Ok(self.inner.try_finish().or_raise(py)?.map(Flow::new))
+    }
+
+    /// As `Flow.set_token`.
+    fn set_token(&self, py: Python<'_>, token: u64) -> PyResult<()> {
+        self.inner.set_token(token).or_raise(py)
     }
 
     /// Waits for the outcome. It, or the error, comes once; after a timeout or a cancel it may be asked for again.

@@ -17,6 +17,9 @@ import machnet
 LONG = 20.0
 """Seconds against hangs; no test passes because time passed."""
 
+STORM = int(os.environ.get("MACHNET_STORM", "100000"))
+"""Messages, and at least as many cancelled receives, of a cancel storm."""
+
 _numbers = itertools.count(1)
 
 
@@ -39,6 +42,10 @@ class Sidecar:
         self.folder = tempfile.mkdtemp(prefix="machnet-python-")
         self.socket = f"{self.folder}/machnet.sock"
         self.log = open(f"{self.folder}/log", "w+")
+        self.start()
+
+    def start(self) -> None:
+        """Starts it, and waits until it answers. Again, if it was killed."""
         self.process = subprocess.Popen(
             [binary(), "up", "--no-config", "--log-level", "info", "--address", self.host, "--socket", self.socket],
             stdin=subprocess.DEVNULL,

@@ -12,7 +12,7 @@ import pytest
 import machnet.aio
 from machnet import errors
 
-from conftest import LONG, Sidecar
+from conftest import LONG, STORM, Sidecar
 
 
 def run(test: Coroutine[Any, Any, None]) -> None:
@@ -61,36 +61,31 @@ def test_a_storm_of_cancelled_receives_loses_nothing(sidecar: Sidecar) -> None:
         ours, theirs = await local_pair(channel)
         seed = random.randrange(2**32)
         dice = random.Random(seed)
-        count, cancelled = 5000, 0
+        count, cancelled = STORM, 0
         received: list[int] = []
+        turns = asyncio.Semaphore(1)
 
         async def send() -> None:
             for number in range(count):
+                await turns.acquire()
                 await ours.send(b"%d" % number)
-                if dice.randrange(4) == 0:
-                    await asyncio.sleep(0)
 
         sending = asyncio.create_task(send())
-        while len(received) < count:
+        # Each receive that was cancelled lets one more message go, so that both are mixed from the first to the last.
+        while len(received) < count or cancelled < count:
             tasks = [asyncio.create_task(theirs.recv()) for _ in range(dice.randrange(1, 4))]
             for _ in range(dice.randrange(3)):
                 await asyncio.sleep(0)
             for task in tasks:
-                if dice.randrange(2) == 0:
-                    task.cancel()
-            if len(received) + len(tasks) > count:
-                for task in tasks:
-                    task.cancel()
+                task.cancel()
             for outcome in await asyncio.gather(*tasks, return_exceptions=True):
                 if isinstance(outcome, asyncio.CancelledError):
                     cancelled += 1
+                    turns.release()
                 elif isinstance(outcome, BaseException):
                     raise outcome
                 else:
                     received.append(int(bytes(outcome)))
-            if count - len(received) <= 3:
-                while len(received) < count:
-                    received.append(int(bytes(await theirs.recv())))
         await sending
         assert received == list(range(count)), f"seed {seed}"
         assert cancelled > 0 and theirs.try_recv() is None
@@ -259,5 +254,72 @@ def test_a_stream_whose_peer_resets_is_an_error(sidecar: Sidecar) -> None:
             writer.close()
             with pytest.raises(ConnectionResetError):
                 await writer.wait_closed()
+
+    run(test())
+
+
+def test_a_ring_costs_looks_of_the_flow_with_news_and_of_no_idle_one(sidecar: Sidecar) -> None:
+    async def test() -> None:
+        idle, rounds = 500, 200
+        async with await machnet.aio.attach(sidecar.socket, max_flows=2048) as channel:
+            pairs = [await local_pair(channel) for _ in range(idle)]
+            waiting = [asyncio.create_task(theirs.recv()) for _, theirs in pairs]
+            ours, theirs = await local_pair(channel)
+            await asyncio.sleep(0)
+            looks = 0
+            take = machnet.aio._Inbox._check
+
+            def counted(inbox: Any) -> bool:
+                nonlocal looks
+                looks += 1
+                return take(inbox)
+
+            machnet.aio._Inbox._check = counted  # type: ignore[method-assign,assignment]
+            try:
+                for number in range(rounds):
+                    receiving = asyncio.create_task(theirs.recv())
+                    await asyncio.sleep(0)
+                    await ours.send(b"%d" % number)
+                    assert await receiving == b"%d" % number
+            finally:
+                machnet.aio._Inbox._check = take  # type: ignore[method-assign]
+            assert looks <= 3 * rounds, f"{looks} looks for {rounds} messages beside {idle} idle flows"
+            for task in waiting:
+                task.cancel()
+            await asyncio.gather(*waiting, return_exceptions=True)
+
+    run(test())
+
+
+def test_channel_mode_has_one_queue_and_answers_by_number(sidecar: Sidecar, other_sidecar: Sidecar) -> None:
+    async def test() -> None:
+        count = 600  # More than the credit of a flow, so that both sides wait for room.
+        async with (
+            await machnet.aio.attach(other_sidecar.socket) as server,
+            await machnet.aio.attach(sidecar.socket) as client,
+        ):
+            listener = await server.listen_any(other_sidecar.address())
+            flows = [(await client.connect(listener.address)).enter_channel_mode() for _ in range(3)]
+
+            async def serve() -> None:
+                for _ in range(3 * count):
+                    arrival = await server.recv_any()
+                    await server.send_to(arrival.flow, arrival.message)
+
+            async def ask(flow: int) -> None:
+                for number in range(count):
+                    await client.send_to(flow, b"%d" % number)
+
+            serving = [asyncio.create_task(serve()), *(asyncio.create_task(ask(flow)) for flow in flows)]
+            answers: dict[int, list[int]] = {flow: [] for flow in flows}
+            for _ in range(3 * count):
+                arrival = await client.recv_any()
+                answers[arrival.flow].append(int(bytes(arrival.message)))
+            await asyncio.gather(*serving)
+            assert all(found == list(range(count)) for found in answers.values())
+            client.close_flow(flows[0])
+            with pytest.raises(errors.MachnetError):
+                await client.send_to(flows[0], b"x")
+            listener.close()
 
     run(test())

@@ -172,6 +172,117 @@ def test_a_killed_sidecar_ends_every_wait(mortal_sidecar: Sidecar) -> None:
         channel.close()
 
 
+def test_after_the_sidecar_came_back_a_program_attaches_again(mortal_sidecar: Sidecar) -> None:
+    for generation in range(3):
+        channel = mortal_sidecar.attach()
+        with channel.listen("0.0.0.0:0") as listener, channel.connect(listener.address) as flow:
+            peer = listener.accept(LONG)
+            flow.send(b"%d" % generation)
+            assert peer.recv(LONG) == b"%d" % generation
+            mortal_sidecar.process.kill()
+            with pytest.raises(errors.EngineLost):
+                peer.recv(LONG)
+            mortal_sidecar.process.wait()
+            with pytest.raises(errors.NoSidecar):
+                mortal_sidecar.attach()
+            mortal_sidecar.start()
+            with pytest.raises(errors.EngineLost):
+                flow.send(b"x")  # The old channel stays lost.
+        with pytest.raises(errors.EngineLost):
+            channel.close()
+    mortal_sidecar.attach().close()
+
+
+def test_the_sizes_of_a_channel_are_chosen_and_told(sidecar: Sidecar) -> None:
+    with machnet.attach(sidecar.socket, sizes="small") as small, machnet.attach(sidecar.socket) as default:
+        assert small.info.tx_buffers < default.info.tx_buffers
+        assert small.info.max_flows == 32 and default.info.flow_credit == 256
+    chosen = {
+        "send_slots": 64, "receive_slots": 256, "tx_buffers": 100, "rx_buffers": 200, "buffer_bytes": 4096,
+        "max_flows": 7, "flow_credit": 32,
+    }  # fmt: skip
+    channel = machnet.attach(sidecar.socket, **chosen)  # type: ignore[arg-type]
+    with channel, channel.listen("0.0.0.0:0") as listener:
+        assert {name: getattr(channel.info, name) for name in chosen} == chosen
+        flows = []
+        with pytest.raises(errors.MachnetError):
+            for _ in range(8):
+                flows.append(channel.connect(listener.address, LONG))
+                flows.append(listener.accept(LONG))
+        assert len(flows) == 6
+    with pytest.raises(ValueError):
+        machnet.attach(sidecar.socket, sizes="huge")
+    with pytest.raises(errors.InvalidArgument):
+        machnet.attach(sidecar.socket, send_slots=100)
+
+
+def test_an_engine_is_named_by_name_or_number(sidecar: Sidecar) -> None:
+    for engine in ("engine0", "engine 0", "0", 0):
+        with machnet.attach(sidecar.socket, engine=engine) as channel:
+            assert channel.info.engine == 0
+    with pytest.raises(errors.NoEngine, match="the sidecar has no engine7: it has engine0"):
+        machnet.attach(sidecar.socket, engine="engine7")
+    with pytest.raises(errors.InvalidArgument, match="engine0"):
+        machnet.attach(sidecar.socket, engine="first")
+
+
+def test_channel_mode_has_one_queue(channel: machnet.Channel, pair: Pair) -> None:
+    ours, theirs = pair
+    ours.send(b"before")
+    number = theirs.enter_channel_mode()
+    ours.send(b"after")
+    arrivals = [channel.recv_any(LONG) for _ in range(2)]
+    assert [bytes(arrival.message) for arrival in arrivals] == [b"before", b"after"]
+    assert all(arrival.flow == number and arrival.peer == ours.local for arrival in arrivals)
+    assert channel.find_flow(arrivals[0].peer, arrivals[0].local) == number
+    with pytest.raises(errors.InvalidArgument):
+        theirs.recv(0)
+    channel.send_to(number, b"answer")
+    assert ours.recv(LONG) == b"answer"
+    assert channel.try_recv_any() is None
+    with pytest.raises(errors.TimedOut):
+        channel.recv_any(0)
+    while channel.try_send_to(number, b"fill"):
+        pass
+    with pytest.raises(errors.TimedOut):
+        channel.send_to(number, b"full", 0.01)
+    assert ours.recv(LONG) == b"fill"
+    channel.send_to(number, b"last", LONG)
+    assert channel.flow_stats(number).messages_sent > 1
+    channel.close_flow(number)
+    assert [bytes(message) for message in ours][-1] == b"last"
+    with pytest.raises(errors.MachnetError):
+        channel.send_to(number, b"x")
+
+
+def test_news_name_the_flows_that_have_something(channel: machnet.Channel) -> None:
+    poll = select.poll()
+    poll.register(channel.fileno(), select.POLLIN)
+
+    def news() -> list[tuple[int, int]]:
+        while not (found := channel.take_news()):
+            assert poll.poll(LONG * 1000)
+        return found
+
+    with channel.listen("0.0.0.0:0") as listener:
+        listener.set_token(1)
+        pending = channel.start_connect(listener.address)
+        pending.set_token(2)
+        told: dict[int, int] = {}
+        while len(told) < 2:
+            told |= dict(news())
+        assert told == {1: machnet.News.ACCEPT, 2: machnet.News.CONNECT}
+        ours, theirs = pending.try_finish(), listener.try_accept()
+        assert ours is not None and theirs is not None
+    theirs.set_token(3)
+    ours.send(b"x")
+    assert news() == [(3, machnet.News.RECEIVE)]
+    assert theirs.try_recv() == b"x"
+    ours.close()
+    assert news() == [(3, machnet.News.RECEIVE | machnet.News.ENDED)]
+    theirs.close()
+
+
 FORK = """
 import os, sys, machnet
 channel = machnet.attach(sys.argv[1])

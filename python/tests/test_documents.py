@@ -23,8 +23,9 @@ def environment(sidecar: Sidecar) -> dict[str, str]:
     return {**os.environ, "MACHNET_SOCKET": sidecar.socket}
 
 
-def test_the_lines_of_the_readme_run(sidecar: Sidecar) -> None:
-    found = re.search(r"```python\n(.*?)```", (HERE / "README.md").read_text(), re.DOTALL)
+@pytest.mark.parametrize("folder", [HERE, HERE.parent], ids=["the package's", "the project's"])
+def test_the_lines_of_the_readme_run(sidecar: Sidecar, folder: Path) -> None:
+    found = re.search(r"```python[^\n]*\n(.*?)```", (folder / "README.md").read_text(), re.DOTALL)
     assert found is not None
     command = [sys.executable, "-c", found[1]]
     output = subprocess.run(

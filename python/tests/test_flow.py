@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import array
+import queue
 import threading
 from collections.abc import Callable
 
@@ -11,7 +12,7 @@ import pytest
 import machnet
 from machnet import errors
 
-from conftest import LONG, Pair, Sidecar
+from conftest import LONG, STORM, Pair, Sidecar
 
 SIZES = [1, 2, 63, 64, 65, 111, 112, 113, 1000, 4096, 32_768, 65_537, 1_000_003, 8 * 1024 * 1024]
 
@@ -210,6 +211,40 @@ def test_a_canceller_ends_waits_of_other_threads(channel: machnet.Channel, pair:
     assert caught == ["Cancelled"] * 3 and canceller.is_cancelled
     ours.send(b"still there")
     assert theirs.recv(LONG) == b"still there"
+
+
+def test_a_storm_of_cancelled_receives_loses_nothing(channel: machnet.Channel, pair: Pair) -> None:
+    ours, theirs = pair
+    to_cancel: queue.SimpleQueue[machnet.Canceller | None] = queue.SimpleQueue()
+    failures: list[BaseException] = []
+
+    def cancel() -> None:
+        while (canceller := to_cancel.get()) is not None:
+            canceller.cancel()
+
+    def send() -> None:
+        try:
+            for number in range(STORM):
+                ours.send(b"%d" % number, LONG)
+        except BaseException as error:
+            failures.append(error)
+
+    threads = [in_thread(cancel), in_thread(send)]
+    received = cancelled = 0
+    while received < STORM or cancelled < STORM:
+        canceller = channel.canceller()
+        to_cancel.put(canceller)
+        try:
+            message = theirs.recv(LONG, cancel=canceller)
+        except errors.Cancelled:
+            cancelled += 1
+        else:
+            assert int(bytes(message)) == received
+            received += 1
+    to_cancel.put(None)
+    for thread in threads:
+        thread.join(LONG)
+    assert failures == [] and theirs.try_recv() is None
 
 
 def test_close_ends_the_peers_iteration_behind_what_was_sent(pair: Pair) -> None:

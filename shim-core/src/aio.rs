@@ -114,13 +114,17 @@ impl AsyncAttachment {
         Ok(AsyncListener { listener, driver: Arc::clone(&self.driver) })
     }
 
-    /// As [`Attachment::connect_timeout`] from any local address. Dropped, the connect is given up.
+    /// As [`Attachment::connect_timeout`] from any local address; waits while the ring to the sidecar is full. Dropped, the connect is
+    /// given up.
     ///
     /// # Errors
-    /// As for [`Attachment::connect`], and [`Error::WouldBlock`] if the send ring is full.
+    /// As for [`Attachment::connect`].
     pub async fn connect(&self, remote: SocketAddr, timeout: Option<Duration>) -> Result<AsyncFlow> {
-        let pending = self.attachment.start_connect(remote, None, timeout)?;
-        let mut task = pending.registration();
+        let mut task = self.attachment.registration();
+        let start = |context: &mut Context<'_>| {
+            self.attachment.poll_start_connect(&mut task, context, remote, timeout)
+        };
+        let pending = poll_fn(start).await?;
         let flow = poll_fn(|context| pending.poll_finish(&mut task, context)).await?;
         Ok(AsyncFlow { flow, driver: Arc::clone(&self.driver) })
     }
@@ -158,6 +162,11 @@ impl AsyncListener {
     /// Where it listens, the port filled in.
     pub fn local_addr(&self) -> SocketAddr {
         self.listener.local_addr()
+    }
+
+    /// The listener, for calls that do not wait: [`Listener::try_accept`], and [`Listener::shutdown`], which ends those that do.
+    pub fn listener(&self) -> &Listener {
+        &self.listener
     }
 }
 

@@ -123,7 +123,9 @@ fn during_attach(error: Error, socket: &Path) -> Error {
 fn refusal(reply: Reply, options: &AttachOptions) -> Error {
     match reply {
         Reply::Failed { code: FailureCode::Version, text, .. } => Error::Version { ours: VERSION, text },
-        Reply::Failed { code: FailureCode::NoEngine, .. } => Error::NoEngine { engine: options.engine },
+        Reply::Failed { code: FailureCode::NoEngine, text, .. } => {
+            Error::NoEngine { engine: options.engine, text }
+        }
         Reply::Failed { text, .. } => Error::AttachRefused { text },
         _ => Error::AttachRefused { text: "it gave an answer that makes no sense now".into() },
     }

@@ -138,10 +138,12 @@ pub enum Error {
         text: String,
     },
     /// There is no engine of that number.
-    #[error("the sidecar has no engine {engine}; `machnet status` lists its engines")]
+    #[error("the sidecar has no engine{engine}: {text}")]
     NoEngine {
         /// The number asked for.
         engine: u32,
+        /// Which engines there are.
+        text: String,
     },
     /// The sidecar ended or died.
     #[error("the sidecar is gone; attach again when it is back")]

@@ -17,12 +17,13 @@ mod wait;
 pub mod waiting;
 
 pub use attachment::{Arrival, Attachment, Canceller, Flow, Listener, PendingConnect, Wait};
-pub use channel::{Channel, ChannelInfo, ConnectId, FlowId, ListenerId};
+pub use channel::{Channel, ChannelInfo, ConnectId, FlowId, ListenerId, News};
 pub use control::DoorbellKind;
 pub use error::{Error, ResetReason, Result};
 pub use message::{Message, TxLoan};
 pub use options::{
-    AttachOptions, SOCKET_VARIABLE, SYSTEM_SOCKET, attach, default_socket_path, socket_candidates,
+    AttachOptions, SOCKET_VARIABLE, SYSTEM_SOCKET, attach, default_socket_path, engine_number,
+    socket_candidates,
 };
 pub use shm::Geometry;
 pub use shm::ring::PeerFault;

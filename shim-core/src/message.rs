@@ -201,6 +201,14 @@ impl TxLoan {
     pub fn send(mut self) -> Result<()> {
         self.lent.send(&mut self.room)
     }
+
+    /// As [`Self::send`], without waiting. After `WouldBlock` the loan is as it was.
+    ///
+    /// # Errors
+    /// As for `Flow::try_send`; [`crate::Error::InvalidArgument`] if it was sent already.
+    pub fn try_send(&mut self) -> Result<()> {
+        self.lent.try_send(&mut self.room)
+    }
 }
 
 impl std::ops::Deref for TxLoan {

@@ -60,6 +60,14 @@ impl AttachOptions {
         self
     }
 
+    /// As [`Self::engine`], by the engine's name or number as text; see [`engine_number`].
+    ///
+    /// # Errors
+    /// [`Error::InvalidArgument`] if the text is neither.
+    pub fn engine_named(self, name: &str) -> Result<Self> {
+        Ok(self.engine(engine_number(name)?))
+    }
+
     /// What `event_fd` is: a pipe (default) or a socket.
     #[must_use]
     pub fn doorbell(mut self, kind: DoorbellKind) -> Self {
@@ -131,6 +139,17 @@ impl AttachOptions {
     }
 }
 
+/// The number of an engine that is named as `machnet status` does: "engine0", "engine 0" or "0".
+///
+/// # Errors
+/// [`Error::InvalidArgument`] for any other text.
+pub fn engine_number(name: &str) -> Result<u32> {
+    let number = name.strip_prefix("engine").map_or(name, |rest| rest.strip_prefix(' ').unwrap_or(rest));
+    let is_number = !number.is_empty() && number.bytes().all(|digit| digit.is_ascii_digit());
+    let parsed = number.parse().ok().filter(|&parsed| is_number && parsed != ANY_ENGINE);
+    parsed.ok_or_else(|| Error::invalid(format!("{name:?} is no engine: \"engine0\" is one, or its number")))
+}
+
 /// Where `machnet up` listens if not told otherwise: root at the system's place, others in their runtime directory.
 pub fn default_socket_path() -> PathBuf {
     let user = crate::socket::effective_user();
@@ -165,4 +184,23 @@ pub fn socket_candidates() -> Vec<PathBuf> {
 /// As for [`AttachOptions::attach`].
 pub fn attach() -> Result<Attachment> {
     AttachOptions::new().attach()
+}
+
+#[cfg(all(test, not(loom)))]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn engines_are_named_as_status_names_them_or_by_number() {
+        for (name, number) in
+            [("engine0", 0), ("engine 3", 3), ("12", 12), ("engine4294967294", 4_294_967_294)]
+        {
+            assert_eq!(engine_number(name).ok(), Some(number), "{name}");
+        }
+        for name in
+            ["", "engine", "engine ", "engine-1", "-1", "+1", "Engine0", "engine  1", "4294967295", "1 "]
+        {
+            assert!(matches!(engine_number(name), Err(Error::InvalidArgument { .. })), "{name}");
+        }
+    }
 }

@@ -47,7 +47,7 @@ fn unix_address(path: &Path) -> io::Result<(libc::sockaddr_un, libc::socklen_t)>
     }
     address.sun_family = libc::sa_family_t::try_from(libc::AF_UNIX).unwrap_or(0);
     for (place, &byte) in address.sun_path.iter_mut().zip(bytes) {
-        *place = byte.cast_signed();
+        *place = libc::c_char::from_ne_bytes([byte]); // Signed on some processors, unsigned on others.
     }
     let length = mem::offset_of!(libc::sockaddr_un, sun_path) + bytes.len() + 1;
     Ok((address, libc::socklen_t::try_from(length).unwrap_or(0)))

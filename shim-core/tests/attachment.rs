@@ -483,6 +483,38 @@ fn a_flow_that_the_loop_left_alone_does_not_keep_it_awake() {
     }
 }
 
+/// Calls between the rounds of a loop find nothing as often as they like: what they take from the rings is announced.
+#[test]
+fn a_loop_that_says_when_its_rounds_begin_may_call_between_them() {
+    let sidecar = Sidecar::start();
+    let attachment = attach(&sidecar);
+    let (waiting, busy) = (attachment.connect(peer(HOLD)).unwrap(), attachment.connect(peer(HOLD)).unwrap());
+    let descriptor = attachment.event_fd().unwrap();
+    attachment.begin_round().unwrap();
+    let handle = waiting.handle();
+    for _ in 0..100 {
+        assert!(waiting.try_recv().unwrap().is_none());
+        assert!(busy.try_recv().unwrap().is_none());
+        sidecar.with(move |engine| engine.deliver(handle, b"x"));
+        for _ in 0..5 {
+            assert!(busy.try_recv().unwrap().is_none());
+        }
+        assert!(readable(descriptor, LONG), "nobody said that a message came");
+        attachment.begin_round().unwrap();
+        assert_eq!(*waiting.try_recv().unwrap().unwrap(), *b"x");
+    }
+    // What is asked for in no round any more does not keep the loop awake.
+    assert!(waiting.try_recv().unwrap().is_none());
+    sidecar.with(move |engine| engine.deliver(handle, b"for later"));
+    let quiet = (0..10).any(|_| {
+        attachment.begin_round().unwrap();
+        assert!(busy.try_recv().unwrap().is_none());
+        !readable(descriptor, SHORT)
+    });
+    assert!(quiet, "the loop never comes to rest");
+    assert_eq!(*waiting.try_recv().unwrap().unwrap(), *b"for later");
+}
+
 #[test]
 fn an_event_loop_learns_of_connects_flows_and_buffers() {
     let sidecar = Sidecar::start();

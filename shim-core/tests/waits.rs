@@ -101,7 +101,7 @@ fn a_canceller_of_another_channel_is_refused_and_keeps_no_channel_open() {
 
 #[test]
 fn a_storm_of_cancels_loses_no_message_and_doubles_none() {
-    const MESSAGES: u32 = 5_000;
+    const MESSAGES: u32 = 100_000;
     let sidecar = Sidecar::start();
     let attachment = attach(&sidecar, WaitPolicy::Auto);
     let flow = attachment.connect(peer(ECHO)).unwrap();
@@ -116,7 +116,7 @@ fn a_storm_of_cancels_loses_no_message_and_doubles_none() {
         });
         let receiver = scope.spawn(|| {
             let mut next = 0;
-            while next < MESSAGES {
+            while next < MESSAGES || cancelled.load(Ordering::Relaxed) < MESSAGES {
                 let canceller = attachment.canceller();
                 hand_over.send(canceller.clone()).unwrap();
                 match flow.recv_with(Wait::from(LONG).or_until(&canceller)) {

@@ -45,6 +45,12 @@ pub(crate) struct ConfigFlags {
     /// Keep each engine on a processor of its own; the same as --cpus auto
     #[arg(long, conflicts_with = "cpus")]
     pin: bool,
+    /// How flows find the engines of hosts that have several: learned or paper [default: learned]
+    #[arg(long, value_name = "NAME", allow_hyphen_values = true)]
+    spread: Option<String>,
+    /// With --spread paper: first packets without an answer are sprayed again after so long [default: 300]
+    #[arg(long, value_name = "MS", allow_hyphen_values = true)]
+    spray_interval_ms: Option<String>,
     /// What an engine does when there is nothing to do: auto, spin, yield or block [default: auto]
     #[arg(long, value_name = "POLICY", allow_hyphen_values = true)]
     idle: Option<String>,
@@ -93,6 +99,8 @@ impl ConfigFlags {
             ("driver", &self.driver),
             ("engines", &self.engines),
             ("cpus", &cpus),
+            ("spread", &self.spread),
+            ("spray_interval_ms", &self.spray_interval_ms),
             ("idle", &self.idle),
             ("connect_timeout_ms", &self.connect_timeout_ms),
             ("keepalive_ms", &self.keepalive_ms),

@@ -109,6 +109,10 @@ fn render(status: &Status, with_flows: bool, with_counters: bool) -> String {
             out.push('\n');
             out.push_str(&statistics(engine).render());
         }
+        if with_flows && !engine.learned.is_empty() {
+            out.push('\n');
+            out.push_str(&learned(engine).render());
+        }
         if with_counters {
             let mut table = Table::new(&[("counter", Align::Left), ("count", Align::Right)]);
             for (name, count) in engine.counters.iter().filter(|(_, count)| **count > 0) {
@@ -192,7 +196,8 @@ fn connections(engine: &EngineStatus) -> Table {
                 flow.peer.to_string(),
                 flow.local.to_string(),
                 match flow.peer_engine {
-                    Some(peer) if u32::from(peer) != engine.id || flow.kind == "remote" => {
+                    // Between engines 0 there is usually no other.
+                    Some(peer) if u32::from(peer) != engine.id || (flow.kind == "remote" && peer > 0) => {
                         format!("{} (engine {peer})", flow.kind)
                     }
                     _ => flow.kind.clone(),
@@ -253,6 +258,24 @@ fn statistics(engine: &EngineStatus) -> Table {
                 path(flow.taken_over),
             ]);
         }
+    }
+    table
+}
+
+/// Which UDP ports reach which engine of other hosts, and on which theirs reach this one.
+fn learned(engine: &EngineStatus) -> Table {
+    let mut table = Table::new(&[
+        ("host", Align::Left),
+        ("engines", Align::Right),
+        ("reached by UDP ports", Align::Left),
+        ("reaches us by", Align::Left),
+    ]);
+    for host in &engine.learned {
+        let pairs = host.pairs.iter();
+        let pairs =
+            pairs.map(|pair| format!("engine {}: {} to {}", pair.engine, pair.from_port, pair.to_port));
+        let heard = host.heard.map_or_else(|| "-".to_owned(), |(from, to)| format!("{from} to {to}"));
+        table.row([host.host.clone(), host.engines.to_string(), pairs.collect::<Vec<_>>().join(", "), heard]);
     }
     table
 }

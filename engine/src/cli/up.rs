@@ -5,7 +5,7 @@ use super::notify::notify;
 use super::sys::Signals;
 use super::{Exit, Failure, Outcome, complain, echo, say};
 use clap::Args;
-use machnet_engine::config::{Config, LogFormat};
+use machnet_engine::config::{Config, LogFormat, source_ports};
 use machnet_engine::sidecar::{Sidecar, StartError};
 use std::thread;
 use std::time::Duration;
@@ -18,6 +18,7 @@ they win. `machnet config show` prints all of them with their origin.
 Examples:
   machnet up                          this host has one address
   machnet up --address 10.0.0.5       this host has several
+  machnet up --engines 4 --pin        four engines, each on a processor of its own
   machnet up --config machnet.toml    settings from a file
 
 Ctrl-C or SIGTERM closes all connections in order; a second one ends at once.";
@@ -71,9 +72,9 @@ fn announce(config: &Config, sidecar: &Sidecar) {
     ));
     if config.ping_port.is_some() && !address.ip().is_loopback() {
         say(format_args!(
-            "try next, on another host where `machnet up` runs: machnet ping {}   (UDP port {} must be open both ways)",
+            "try next, on another host where `machnet up` runs: machnet ping {}   ({} must be open both ways)",
             address.ip(),
-            address.port()
+            ports(config, address.port())
         ));
     } else if config.ping_port.is_some() {
         say(format_args!("try next: machnet ping {} --socket {}", address.ip(), sidecar.socket().display()));
@@ -81,6 +82,15 @@ fn announce(config: &Config, sidecar: &Sidecar) {
     tracing::info!(
         "driver udp: messages still go through the kernel's network stack; it needs no rights and no special hardware"
     );
+}
+
+/// The ports that a firewall has to know.
+fn ports(config: &Config, port: u16) -> String {
+    if config.engines == 1 {
+        return format!("UDP port {port}");
+    }
+    let all = source_ports(config.udp_ports.as_ref(), port, config.engines);
+    format!("UDP ports {}-{}", all.start(), all.end())
 }
 
 fn end_at_once_on_second(mut signals: Signals) {

@@ -1,6 +1,6 @@
 //! The table of settings: how each is named, checked, set and shown.
 
-use super::{Config, Cpus, DriverKind, IdlePolicy, LogFormat, LogLevel, MAX_ENGINES};
+use super::{Config, Cpus, DriverKind, IdlePolicy, LogFormat, LogLevel, MAX_ENGINES, Spread};
 use std::net::IpAddr;
 use std::ops::RangeInclusive;
 use std::path::PathBuf;
@@ -50,6 +50,7 @@ impl Key {
 
 /// The word for "the sidecar finds out".
 pub(super) const AUTO: &str = "auto";
+const SPREADS: [(Spread, &str); 2] = [(Spread::Learned, "learned"), (Spread::Paper, "paper")];
 const LONGEST_SOCKET_PATH: usize = 107;
 
 /// Every setting, in the order in which `machnet config show` prints them.
@@ -138,6 +139,23 @@ pub const KEYS: &[Key] = &[
             Cpus::Auto => quoted(AUTO),
             Cpus::These(list) => format!("{list:?}"),
         },
+    },
+    Key {
+        name: "spread",
+        help: "how flows find the engines of hosts that have several",
+        allowed: "one of \"learned\", \"paper\"",
+        set: |config, text| put(&mut config.spread, SPREADS.into_iter().find(|s| s.1 == text).map(|s| s.0)),
+        show: |config| {
+            let name = SPREADS.into_iter().find(|spread| spread.0 == config.spread).map_or("", |s| s.1);
+            quoted(name)
+        },
+    },
+    Key {
+        name: "spray_interval_ms",
+        help: "with spread = \"paper\": first packets without an answer are sprayed again after so many milliseconds",
+        allowed: "a number from 10 to 60000",
+        set: |config, text| put(&mut config.spray_interval_ms, number(text, 10..=60_000)),
+        show: |config| config.spray_interval_ms.to_string(),
     },
     Key {
         name: "idle",

@@ -134,7 +134,8 @@ impl Controller {
             wanted as usize
         };
         if chosen >= count {
-            let text = format!("there is no engine {wanted}; this sidecar has {count}, numbered from 0");
+            let to_last = if count > 1 { format!(" to engine{}", count - 1) } else { String::new() };
+            let text = format!("it has engine0{to_last}");
             return Err((FailureCode::NoEngine, text));
         }
         Ok(u32::try_from(chosen).unwrap_or(0))

@@ -7,7 +7,7 @@ use std::io;
 use std::net::SocketAddr;
 use std::os::fd::BorrowedFd;
 
-use super::{Driver, DriverCounters};
+use super::{Arrival, Driver, DriverCounters};
 use crate::proto::PortRange;
 use crate::proto::rng::Rng;
 use crate::proto::time::{Duration, Instant};
@@ -257,7 +257,7 @@ impl<D: Driver, C: FnMut() -> Instant + Send> Driver for FaultDriver<D, C> {
         self.inner.receive_ports()
     }
 
-    fn receive(&mut self, each: impl FnMut(SocketAddr, u16, &[u8])) -> io::Result<usize> {
+    fn receive(&mut self, each: impl FnMut(&Arrival<'_>)) -> io::Result<usize> {
         self.inner.receive(each)
     }
 
@@ -371,7 +371,9 @@ mod tests {
         fn flush(&mut self) -> Vec<u32> {
             let mut received = Vec::new();
             self.driver.flush().unwrap();
-            let each = |_, _, bytes: &[u8]| received.push(u32::from_le_bytes(bytes[..4].try_into().unwrap()));
+            let each = |arrival: &Arrival<'_>| {
+                received.push(u32::from_le_bytes(arrival.bytes[..4].try_into().unwrap()));
+            };
             self.driver.receive(each).unwrap();
             received
         }
@@ -432,7 +434,7 @@ mod tests {
             let mut flipped = 0;
             bench
                 .driver
-                .receive(|_, _, bytes| flipped = bytes.iter().map(|byte| byte.count_ones()).sum())
+                .receive(|arrival| flipped = arrival.bytes.iter().map(|byte| byte.count_ones()).sum())
                 .unwrap();
             assert_eq!(flipped, 1);
         }

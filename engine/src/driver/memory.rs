@@ -13,10 +13,11 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
 pub use self::hash::{MOST_QUEUES, OpaqueHash};
-use super::{Driver, DriverCounters};
+use super::{Arrival, Driver, DriverCounters};
 pub use crate::frames::DESCRIPTORS;
 use crate::frames::{self, Frame, Receiver, Sender};
 use crate::proto::PortRange;
+use crate::proto::time::Duration;
 
 /// Largest UDP payload on Ethernet with its usual MTU of 1,500 bytes over IPv4.
 pub const DEFAULT_MAX_DATAGRAM: usize = 1_472;
@@ -141,12 +142,14 @@ impl Wiring {
     }
 }
 
-/// What decides where a datagram arrives.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+/// What decides where a datagram arrives, and the receive queue where that is.
+#[derive(Clone, Copy, Debug)]
 struct Way {
+    from_port: u16,
     from: SocketAddr,
     to: SocketAddr,
     generation: usize,
+    queue: Option<usize>,
 }
 
 /// One queue pair of a host of a [`MemoryNetwork`].
@@ -162,16 +165,17 @@ pub struct MemoryDriver {
     targets: Box<[Option<usize>]>,
     queued: usize,
     lent: Option<usize>,
-    /// The last way with its queue: most datagrams go where the one before went.
-    last: (Way, Option<usize>),
+    /// Most datagrams go where the one before went.
+    last: Way,
     counters: DriverCounters,
 }
 
 impl MemoryDriver {
     fn new(host: MemoryHost, max_datagram: usize, wiring: Arc<Wiring>, incoming: Receiver) -> Self {
         let address = host.address();
-        let way = Way { from: address, to: address, generation: 0 };
-        let last = (way, wiring.queue(&way));
+        let from_port = address.port();
+        let last = Way { from_port, from: address, to: address, generation: 0, queue: None };
+        let last = Way { queue: wiring.queue(&last), ..last };
         Self {
             address,
             ports: host.ports,
@@ -185,6 +189,13 @@ impl MemoryDriver {
             last,
             counters: DriverCounters::default(),
         }
+    }
+
+    #[cold]
+    fn look_up(&mut self, from_port: u16, to: SocketAddr, generation: usize) {
+        let from = SocketAddr::new(self.address.ip(), from_port);
+        self.last = Way { from_port, from, to, generation, queue: None };
+        self.last.queue = self.wiring.queue(&self.last);
     }
 
     /// From now on every network card of the network hashes with another key, as after a live migration.
@@ -211,8 +222,11 @@ impl Driver for MemoryDriver {
     }
 
     #[inline]
-    fn receive(&mut self, mut each: impl FnMut(SocketAddr, u16, &[u8])) -> io::Result<usize> {
-        let handed = self.incoming.receive(|frame| each(frame.from, frame.to_port, frame.datagram()));
+    fn receive(&mut self, mut each: impl FnMut(&Arrival<'_>)) -> io::Result<usize> {
+        let handed = self.incoming.receive(|frame| {
+            let (from, to_port, bytes) = (frame.from, frame.to_port, frame.datagram());
+            each(&Arrival { from, to_port, waited: Duration::ZERO, bytes });
+        });
         self.counters.datagrams_received += handed as u64;
         Ok(handed)
     }
@@ -223,18 +237,17 @@ impl Driver for MemoryDriver {
         if self.queued == DESCRIPTORS {
             return None;
         }
-        let from = SocketAddr::new(self.address.ip(), from_port);
-        let way = Way { from, to, generation: self.wiring.generation.load(Ordering::Relaxed) };
-        if self.last.0 != way {
-            self.last = (way, self.wiring.queue(&way));
+        let generation = self.wiring.generation.load(Ordering::Relaxed);
+        if (self.last.from_port, self.last.generation) != (from_port, generation) || self.last.to != to {
+            self.look_up(from_port, to, generation);
         }
         let frame = &mut self.frames[self.queued];
         frame.from = match self.wiring.kind {
-            Kind::Switch(_) => from,
+            Kind::Switch(_) => self.last.from,
             Kind::LoopBack => to,
         };
         frame.to_port = to.port();
-        self.targets[self.queued] = self.last.1;
+        self.targets[self.queued] = self.last.queue;
         self.lent = Some(len);
         Some(&mut frame.bytes[..len])
     }

@@ -11,6 +11,7 @@ mod sys;
 pub mod udp;
 
 use crate::proto::PortRange;
+use crate::proto::time::Duration;
 use std::io;
 use std::net::SocketAddr;
 use std::os::fd::BorrowedFd;
@@ -45,6 +46,20 @@ pub struct DriverCounters {
     pub source_port_unavailable: u64,
 }
 
+/// A datagram as it arrived.
+#[derive(Clone, Copy, Debug)]
+pub struct Arrival<'a> {
+    /// The sender.
+    pub from: SocketAddr,
+    /// Our UDP port that it was sent to.
+    pub to_port: u16,
+    /// How long it lay in the receive queue, because its engine slept or had to wait for its processor. Zero where the path
+    /// does not tell.
+    pub waited: Duration,
+    /// The UDP payload.
+    pub bytes: &'a [u8],
+}
+
 /// A network path: one RX and one TX queue, used by one engine.
 pub trait Driver: Send {
     /// Our own address: the local IP and the UDP port that peers send to.
@@ -64,10 +79,9 @@ pub trait Driver: Send {
         PortRange::only(self.local_address().port())
     }
 
-    /// Hands up to [`RECEIVE_BURST`] waiting datagrams to `each`, in order of arrival, and returns how many: the sender, our
-    /// UDP port that it sent to, and the payload. Never blocks.
+    /// Hands up to [`RECEIVE_BURST`] waiting datagrams to `each`, in order of arrival, and returns how many. Never blocks.
     /// The bytes are lent for the call. An error is of the path as a whole (an interface that went away), not of a datagram.
-    fn receive(&mut self, each: impl FnMut(SocketAddr, u16, &[u8])) -> io::Result<usize>;
+    fn receive(&mut self, each: impl FnMut(&Arrival<'_>)) -> io::Result<usize>;
 
     /// Room for one datagram of at most `len` <= `max_datagram()` bytes to `to`, to be sent from our UDP port `from_port`, which
     /// is one of [`Self::ports`]; or `None` when the transmit queue is full:

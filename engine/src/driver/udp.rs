@@ -25,9 +25,11 @@ use self::open::Opened;
 use self::source::Sources;
 use self::staging::Staging;
 use super::lock::AddressLock;
-use super::{Driver, DriverCounters, RECEIVE_BURST, sys};
+use super::{Arrival, Driver, DriverCounters, RECEIVE_BURST, sys};
+use crate::clock;
 use crate::config::{share, source_ports};
 use crate::proto::PortRange;
+use crate::proto::time::Duration;
 
 /// Bytes of a receive slot when GRO may join datagrams: a run is an IP packet to the kernel, so it is below 64 KiB.
 const GRO_SLOT_BYTES: usize = 65_536;
@@ -41,6 +43,9 @@ const RECEIVE_LIMIT_GROWTH: usize = 8;
 /// One system call receives about so many bytes where datagrams are large: they are copied on at once, and the slots should
 /// still be in the processor's cache then, which the bytes on both their ways have to share.
 const RECEIVE_CALL_BYTES: usize = 128 << 10;
+
+/// A datagram that seems to have waited longer did not: the clock was set.
+const LONGEST_WAIT: Duration = Duration::from_millis(1_000);
 
 /// Most system calls of one `receive`.
 const MAX_RECEIVE_CALLS: u32 = 32;
@@ -128,6 +133,8 @@ pub struct UdpDriver {
     lock: Arc<AddressLock>,
     max_datagram: usize,
     incoming: ReceiveBatch,
+    /// When the batch was received, by the wall clock.
+    received_ns: u64,
     /// Slots that the next receive asks for.
     receive_limit: usize,
     /// The last receive brought as many large datagrams as it asked for, so that more are likely to wait.
@@ -180,6 +187,12 @@ fn next_receive_limit(limit: usize, filled: usize, bytes: usize) -> usize {
     if filled == limit { (limit * RECEIVE_LIMIT_GROWTH).min(most) } else { filled.clamp(1, most) }
 }
 
+/// How long a datagram lay in the socket. The wall clock may be set meanwhile: then nothing is known.
+fn waited(now_ns: u64, arrived_ns: u64) -> Duration {
+    let waited = Duration::from_nanos(now_ns.saturating_sub(arrived_ns));
+    if waited <= LONGEST_WAIT { waited } else { Duration::ZERO }
+}
+
 impl UdpDriver {
     /// Opens the driver of a sidecar with one engine; see [`UdpGroup::open`].
     pub fn open(address: SocketAddr, config: &UdpConfig) -> Result<Self, OpenError> {
@@ -196,6 +209,7 @@ impl UdpDriver {
             socket: opened.socket,
             lock,
             max_datagram,
+            received_ns: 0,
             incoming: ReceiveBatch::new(RECEIVE_BURST, slot_bytes),
             receive_limit: 1,
             more_may_wait: false,
@@ -237,6 +251,7 @@ impl UdpDriver {
             self.counters.receive_calls += 1;
             match self.incoming.receive(self.socket.as_fd(), self.receive_limit) {
                 Ok(filled) => {
+                    self.received_ns = clock::wall_ns();
                     let bytes = self.incoming.received_bytes();
                     // Small ones are not worth a question whose answer may be no.
                     self.more_may_wait = filled == self.receive_limit && bytes >= RECEIVE_CALL_BYTES / 2;
@@ -356,7 +371,7 @@ impl Driver for UdpDriver {
         self.sources.range()
     }
 
-    fn receive(&mut self, mut each: impl FnMut(SocketAddr, u16, &[u8])) -> io::Result<usize> {
+    fn receive(&mut self, mut each: impl FnMut(&Arrival<'_>)) -> io::Result<usize> {
         let (mut handed, mut calls) = (0, 0);
         let local_port = self.lock.address().port();
         while handed < RECEIVE_BURST {
@@ -376,7 +391,8 @@ impl Driver for UdpDriver {
                 self.counters.dropped_error += 1;
                 continue;
             };
-            each(from, local_port, received.bytes);
+            let waited = received.arrived_ns.map_or(Duration::ZERO, |at_ns| waited(self.received_ns, at_ns));
+            each(&Arrival { from, to_port: local_port, waited, bytes: received.bytes });
             handed += 1;
         }
         self.counters.datagrams_received += handed as u64;

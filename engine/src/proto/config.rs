@@ -88,7 +88,7 @@ impl Default for Config {
             keepalive: Duration::from_secs(10),
             dead_after: Duration::from_secs(30),
             min_rto: Duration::from_millis(2),
-            max_ack_delay: Duration::from_micros(100),
+            max_ack_delay: Duration::from_micros(50),
             congestion: Congestion::Delay,
             max_outstanding: 32_768,
             engine: 0,

@@ -176,8 +176,7 @@ impl Endpoint {
             self.counters.drop_wrong_address += 1;
             return Handling::Done;
         }
-        let handled =
-            flow.on_data(now, data, datagram.bytes.len(), &self.config, &mut self.counters, payload);
+        let handled = flow.on_data(now, data, datagram, &self.config, &mut self.counters, payload);
         if handled == Handled::Used {
             if datagram.landed.is_some() || data.extended.is_some() || flow.route.is_listening() {
                 self.on_landing(now, index, datagram, data);

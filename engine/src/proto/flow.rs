@@ -11,7 +11,7 @@ use super::sender::{Carried, Chunk, Content, LostFlags, Sender};
 use super::seq::{expand, low};
 use super::spray;
 use super::time::{Duration, Instant};
-use super::{Body, Config, Counters, FlowId, FlowStats, Limits, Payload, Spread, TxHandle};
+use super::{Body, Config, Counters, Datagram, FlowId, FlowStats, Limits, Payload, Spread, TxHandle};
 use crate::wire::header::{self, Confirm, ConnectionId, Data, Emitter, Extended, Syn, SynAck};
 use std::net::SocketAddr;
 
@@ -250,11 +250,11 @@ impl Flow {
     }
 
     /// The server answered our SYN.
-    pub(super) fn on_syn_ack(&mut self, now: Instant, answer: &SynAck, config: &Config) {
+    pub(super) fn on_syn_ack(&mut self, now: Instant, waited: Duration, answer: &SynAck, config: &Config) {
         let Some(connecting) = &self.connecting else { return };
         let sent_at = Instant::from_nanos(answer.stamp);
         let confirm = handshake::accept_offer(&connecting.syn, config.receive_ports, answer);
-        self.rtt.on_sample(now, now.since(sent_at), Duration::ZERO);
+        self.rtt.on_sample(now, now.before(waited).since(sent_at), Duration::ZERO);
         self.connecting = None;
         let bound = confirm.max_datagram.min(u16::try_from(config.max_datagram).unwrap_or(u16::MAX));
         self.establish(answer.server, answer.number, answer.limits, bound);
@@ -275,11 +275,12 @@ impl Flow {
         &mut self,
         now: Instant,
         data: &Data<'_>,
-        bytes: usize,
+        datagram: &Datagram<'_>,
         config: &Config,
         counters: &mut Counters,
         payload: &mut impl Payload,
     ) -> Handled {
+        let arrived = now.before(datagram.waited);
         let largest = self.receiver.packets.largest();
         let number = expand(data.number, largest);
         if number > largest + MAX_AHEAD {
@@ -293,7 +294,7 @@ impl Flow {
         }
         if let Some(ack) = &data.ack {
             let (rtt, controller, path) = (&mut self.rtt, &mut *self.controller, &mut self.path);
-            match self.sender.on_ack(now, self.id, ack, rtt, controller, path, counters, payload) {
+            match self.sender.on_ack(now, arrived, self.id, ack, rtt, controller, path, counters, payload) {
                 Ok(lost) => self.on_lost(lost),
                 Err(()) => {
                     counters.drop_false_ack += 1;
@@ -305,7 +306,7 @@ impl Flow {
         self.asked_at = (self.sender.in_flight() > 0).then_some(now);
         self.confirm = None;
         self.stats.packets_received += 1;
-        self.stats.bytes_received += bytes as u64;
+        self.stats.bytes_received += datagram.bytes.len() as u64;
         if let Some(window) = data.window
             && self.sender.on_window(window)
         {
@@ -315,12 +316,12 @@ impl Flow {
             let lost = self.sender.on_nudge(now, &self.rtt);
             self.on_lost(lost);
         }
-        self.on_content(now, number, data, config, counters, payload)
+        self.on_content(arrived, number, data, config, counters, payload)
     }
 
     fn on_content(
         &mut self,
-        now: Instant,
+        arrived: Instant,
         number: u64,
         data: &Data<'_>,
         config: &Config,
@@ -347,7 +348,7 @@ impl Flow {
         }
         let verdict = self.receiver.on_body(self.id, &data.body, counters, payload);
         if verdict == Verdict::Taken {
-            self.receiver.on_packet(now, number, data, config);
+            self.receiver.on_packet(arrived, number, data, config);
         }
         Handled::Used
     }

@@ -38,6 +38,8 @@ pub use config::{Config, Congestion, Counters, Spread};
 pub use endpoint::Endpoint;
 pub use ports::{Pair, PortRange};
 
+use time::Duration;
+
 /// Largest message in bytes (paper, section 5: 8 MB).
 pub const MAX_MESSAGE: u32 = 8 * 1024 * 1024;
 
@@ -157,6 +159,9 @@ pub struct Datagram<'a> {
     pub to_port: u16,
     /// The engine whose queue it landed on, if that engine handed it over; `None` if it landed here.
     pub landed: Option<u8>,
+    /// How long it lay in the receive queue before it was handed over, as far as the path tells. Round trips are measured
+    /// without it: an engine that waits for its processor is no slow path.
+    pub waited: Duration,
     /// The UDP payload.
     pub bytes: &'a [u8],
 }

@@ -66,8 +66,9 @@ impl ByteRanges {
     }
 }
 
-/// Most ranges of received packet numbers that are remembered.
-const MAX_PACKET_RANGES: usize = 32;
+/// Most ranges of received packet numbers that are remembered. What was lost leaves a gap for good, so a path that loses and
+/// reorders needs many.
+const MAX_PACKET_RANGES: usize = 256;
 
 /// Received packet numbers: ranges in descending order, the newest ones only.
 #[derive(Debug)]
@@ -140,22 +141,36 @@ impl PacketRanges {
         }
     }
 
+    /// In which range `number` is, counted from the newest, if it is in one.
+    pub(super) fn place_of(&self, number: u64) -> Option<usize> {
+        let place = self.ranges.iter().position(|&(start, _)| start <= number)?;
+        (number <= self.ranges[place].1).then_some(place)
+    }
+
     /// The first run: its highest number and how many follow below it.
     #[inline]
     pub(super) fn first(&self) -> (u64, u16) {
-        let &(start, end) = self.ranges.front().unwrap_or(&(self.floor, self.floor));
+        self.run(0)
+    }
+
+    /// The run at `place`: its highest number and how many follow below it.
+    #[inline]
+    pub(super) fn run(&self, place: usize) -> (u64, u16) {
+        let &(start, end) = self.ranges.get(place).unwrap_or(&(self.floor, self.floor));
         (end, u16::try_from(end - start).unwrap_or(u16::MAX))
     }
 
-    /// The further ranges as `(gap - 1, run - 1)` pairs, downwards, as far as they can be said.
-    pub(super) fn rest(&self) -> impl Iterator<Item = (u16, u16)> + '_ {
-        let said = self.ranges.front().is_none_or(|&(start, end)| end - start <= u64::from(u16::MAX));
-        let pairs = self.ranges.iter().zip(self.ranges.iter().skip(1));
-        pairs.take_while(move |_| said).map_while(|(&(above, _), &(start, end))| {
-            let gap = u16::try_from(above - end - 2).ok()?;
-            let run = u16::try_from(end - start).ok()?;
-            Some((gap, run))
-        })
+    /// The ranges behind the one at `place` as `(gap - 1, run - 1)` pairs, downwards, as far as they can be said.
+    pub(super) fn rest(&self, place: usize) -> impl Iterator<Item = (u16, u16)> + '_ {
+        let longest = u64::from(u16::MAX);
+        let pairs = self.ranges.iter().skip(place).zip(self.ranges.iter().skip(place + 1));
+        // Of a run that is too long to be said, the upper part is; what is behind it is too far away.
+        pairs.take_while(move |&(&(start, end), _)| end - start <= longest).map_while(
+            |(&(above, _), &(start, end))| {
+                let gap = u16::try_from(above - end - 2).ok()?;
+                Some((gap, u16::try_from(end - start).unwrap_or(u16::MAX)))
+            },
+        )
     }
 }
 
@@ -163,6 +178,19 @@ impl PacketRanges {
 mod tests {
     use super::*;
     use proptest::prelude::*;
+
+    #[test]
+    fn a_run_that_is_too_long_to_be_said_is_said_in_part() {
+        let mut ranges = PacketRanges::new(0);
+        (1..=70_000).for_each(|number| {
+            ranges.insert(number);
+        });
+        ranges.insert(70_002);
+        assert_eq!(ranges.first(), (70_002, 0));
+        assert_eq!(ranges.rest(0).collect::<Vec<_>>(), [(0, u16::MAX)]);
+        ranges.insert(140_000);
+        assert_eq!(ranges.rest(0).count(), 0, "that gap cannot be said");
+    }
 
     proptest! {
         #[test]
@@ -194,7 +222,7 @@ mod tests {
             let (largest, run) = ranges.first();
             let mut said: std::collections::BTreeSet<u64> = (largest - u64::from(run)..=largest).collect();
             let mut low = largest - u64::from(run);
-            for (gap, run) in ranges.rest() {
+            for (gap, run) in ranges.rest(0) {
                 let high = low - u64::from(gap) - 2;
                 low = high - u64::from(run);
                 said.extend(low..=high);

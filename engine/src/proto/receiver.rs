@@ -3,7 +3,7 @@
 use super::ranges::{ByteRanges, PacketRanges};
 use super::time::Instant;
 use super::{Config, Counters, FlowId, Limits, Payload, RxHandle};
-use crate::wire::header::{Body, Data, Emitter, WINDOW_UNIT, WireWindow};
+use crate::wire::header::{Body, Data, Emitter, MAX_RANGES, WINDOW_UNIT, WireWindow};
 use std::collections::VecDeque;
 
 /// Packets that ask for an acknowledgement before one is sent without data to ride on.
@@ -34,6 +34,8 @@ pub(super) enum Verdict {
 pub(super) struct Receiver {
     pub(super) packets: PacketRanges,
     largest_at: Instant,
+    /// A packet that came so late that the newest ranges do not tell of it.
+    late: Option<u64>,
     /// Number of the next message to deliver.
     next: u32,
     /// Messages from `next` on.
@@ -69,6 +71,7 @@ impl Receiver {
         Self {
             packets: PacketRanges::new(first_packet),
             largest_at: Instant::ZERO,
+            late: None,
             next: 0,
             waiting: VecDeque::new(),
             unacknowledged: 0,
@@ -288,11 +291,14 @@ impl Receiver {
 
     /// Notes a packet whose content was taken, and what it asks for.
     #[inline]
-    pub(super) fn on_packet(&mut self, now: Instant, number: u64, data: &Data<'_>, config: &Config) {
+    pub(super) fn on_packet(&mut self, arrived: Instant, number: u64, data: &Data<'_>, config: &Config) {
         let newest = number > self.packets.largest();
         let in_order = self.packets.insert(number);
         if newest {
-            self.largest_at = now;
+            self.largest_at = arrived;
+        } else if self.packets.place_of(number).is_some_and(|place| place > MAX_RANGES) {
+            // An acknowledgement of the newest ranges would not tell of it.
+            self.late.get_or_insert(number);
         }
         if matches!(data.body, Body::None) && data.fin.is_none() && data.confirm.is_none() {
             return;
@@ -306,7 +312,7 @@ impl Receiver {
         if urgent || !in_order || self.unacknowledged >= ACK_EVERY {
             self.ack_now = true;
         } else if self.ack_deadline.is_none() {
-            self.ack_deadline = Some(now + config.max_ack_delay);
+            self.ack_deadline = Some(arrived + config.max_ack_delay);
         }
     }
 
@@ -371,12 +377,19 @@ impl Receiver {
         if self.unacknowledged == 0 && !self.ack_now {
             return false;
         }
+        if let Some(place) = self.late.take().and_then(|late| self.packets.place_of(late)) {
+            // A packet of its own, so that the next one can tell of the newest.
+            self.ack_now = true;
+            let (largest, run) = self.packets.run(place);
+            emitter.ack(super::seq::low(largest), run, 0, self.packets.rest(place));
+            return true;
+        }
         (self.unacknowledged, self.ack_now, self.ack_deadline) = (0, false, None);
         let (largest, run) = self.packets.first();
         let delay = now.since(self.largest_at).as_micros();
         let delay = u16::try_from(delay).unwrap_or(u16::MAX);
         let gapless = self.packets.is_gapless();
-        let rest = self.packets.rest().take_while(|_| !gapless);
+        let rest = self.packets.rest(0).take_while(|_| !gapless);
         emitter.ack(super::seq::low(largest), run, delay, rest);
         true
     }

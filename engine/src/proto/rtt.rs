@@ -37,7 +37,7 @@ impl Rtt {
     /// know the time only as of the beginning of their cycle, so a peer can seem to have held a packet for too long.
     pub(super) fn on_sample(&mut self, now: Instant, sample: Duration, held: Duration) -> Duration {
         self.note_least(now, sample);
-        let sample = if sample >= self.least() + held { sample.less(held) } else { sample };
+        let sample = sample.less(held).max(self.least());
         self.latest = sample;
         if !self.sampled {
             self.sampled = true;

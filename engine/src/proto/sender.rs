@@ -112,6 +112,9 @@ pub(super) struct Sender {
     limit_units: u64,
     largest_acked: u64,
     reorder_packets: u64,
+    /// After so long a packet that was overtaken counts as lost, on a path that was seen to reorder.
+    patience: Duration,
+    patient_until: Instant,
     loss_time: Option<Instant>,
     last_eliciting_at: Instant,
     /// When a round trip was last measured.
@@ -153,6 +156,8 @@ impl Sender {
             limit_units: u64::from(limit_bytes) / WINDOW_UNIT,
             largest_acked: first_packet - 1,
             reorder_packets: REORDER_PACKETS,
+            patience: Duration::ZERO,
+            patient_until: Instant::ZERO,
             loss_time: None,
             last_eliciting_at: Instant::ZERO,
             sampled_at: Instant::ZERO,
@@ -411,6 +416,7 @@ impl Sender {
     pub(super) fn on_ack(
         &mut self,
         now: Instant,
+        arrived: Instant,
         flow: FlowId,
         ack: &Ack<'_>,
         rtt: &mut Rtt,
@@ -429,7 +435,7 @@ impl Sender {
         let (mut high, mut low) = (largest, largest.saturating_sub(u64::from(ack.run)));
         let mut ranges = ack.ranges.iter();
         loop {
-            acked_bytes += self.on_range(low, high, largest, &mut newest, path, counters);
+            acked_bytes += self.on_range(now, low, high, largest, &mut newest, path, counters);
             let Some((gap, run)) = ranges.next() else { break };
             let Some(next_high) = low.checked_sub(u64::from(gap) + 2) else { break };
             (high, low) = (next_high, next_high.saturating_sub(u64::from(run)));
@@ -438,7 +444,9 @@ impl Sender {
             }
         }
         let held = Duration::from_micros(u64::from(ack.delay_us));
-        let sample = newest.map(|at| rtt.on_sample(now, now.since(at), held));
+        // An acknowledgement of late packets says nothing of when it was sent.
+        let newest = newest.filter(|_| largest > self.largest_acked);
+        let sample = newest.map(|at| rtt.on_sample(now, arrived.since(at), held));
         if sample.is_some() {
             self.sampled_at = now;
             self.timeouts = 0;
@@ -466,8 +474,10 @@ impl Sender {
     }
 
     /// Packets `low..=high` arrived. Answers the bytes that are newly acknowledged.
+    #[expect(clippy::too_many_arguments, reason = "one range of an acknowledgement, and what it changes")]
     fn on_range(
         &mut self,
+        now: Instant,
         low: u64,
         high: u64,
         largest: u64,
@@ -489,7 +499,7 @@ impl Sender {
                 State::Lost => {
                     counters.spurious_losses += 1;
                     let distance = largest.max(self.largest_acked) - number;
-                    self.reorder_packets = self.reorder_packets.max(distance + 1).min(MAX_REORDER_PACKETS);
+                    self.learn_reordering(now, packet.at, distance);
                 }
             }
             if number == largest {

@@ -166,7 +166,8 @@ impl Net {
                 let (_, to, bytes) = self.wire.pop_front().unwrap();
                 let from = self.hosts[1 - to].address;
                 let host = &mut self.hosts[to];
-                let datagram = Datagram { from, to_port: 1, landed: None, bytes: &bytes };
+                let datagram =
+                    Datagram { from, to_port: 1, landed: None, waited: Duration::ZERO, bytes: &bytes };
                 let handling = host.endpoint.handle_datagram(self.now, &datagram, &mut host.app);
                 assert_eq!(handling, Handling::Done);
                 host.events();
@@ -322,7 +323,8 @@ fn a_forged_reset_is_counted_and_not_believed() {
         let refusal = crate::wire::header::Refusal { id, number: id.0, reason: 4, engine: None };
         emitter.reset(refusal, id.0.is_multiple_of(2));
         let from = SocketAddr::from(([10, 0, 0, 2], 31_580));
-        let datagram = Datagram { from, to_port: 1, landed: None, bytes: emitter.as_bytes() };
+        let datagram =
+            Datagram { from, to_port: 1, landed: None, waited: Duration::ZERO, bytes: emitter.as_bytes() };
         let _: Handling = host.endpoint.handle_datagram(net.now, &datagram, &mut host.app);
     }
     assert_eq!(host.endpoint.counters().drop_forged_answer, 1000);

@@ -263,6 +263,11 @@ impl Tenant {
         !self.events.is_empty() || self.credit_is_urgent || self.ring_full
     }
 
+    /// Whether something is to be told before the next message.
+    pub fn has_events(&self) -> bool {
+        !self.events.is_empty()
+    }
+
     /// Whether so many events wait that nothing more should be taken from the application that could cause another one:
     /// each flow has at most two, and the rest is for connects that fail.
     #[inline]

@@ -6,10 +6,13 @@ use crate::bridge::Parcel;
 use crate::driver::{Driver, RECEIVE_BURST};
 use crate::host::Host;
 use crate::neighbours::Neighbours;
-use crate::proto::time::Instant;
+use crate::proto::time::{Duration, Instant};
 use crate::proto::{Datagram, Handling};
 use std::io;
 use std::net::SocketAddr;
+
+/// No further parcel is taken in a cycle that delivered so many bytes of messages: what comes in else would wait long.
+const PARCEL_BURST_BYTES: usize = 512 << 10;
 
 impl<D: Driver> Worker<D> {
     /// Makes this engine one of several.
@@ -26,16 +29,28 @@ impl<D: Driver> Worker<D> {
         let engines = neighbours.engines();
         neighbours.collect();
         let mut work = self.receive_handed_over(now);
-        for from in 0..engines {
+        self.first_neighbour = (self.first_neighbour + 1) % engines;
+        let mut bytes = 0;
+        for offset in 0..engines {
+            let from = (self.first_neighbour + offset) % engines;
             let mut taken = 0;
             while let Some(parcel) = self.host.neighbours.as_ref().and_then(|n| n.next_parcel(from, taken)) {
                 taken += 1;
-                if let Parcel::Open { port, .. } = parcel {
-                    self.notice_accepts(now, port);
+                match &parcel {
+                    Parcel::Open { port, .. } => self.notice_accepts(now, *port),
+                    Parcel::Message { message, .. } => bytes += message.len() as usize,
+                    _ => {}
                 }
                 self.host.handle_parcel(u8::try_from(from).unwrap_or(u8::MAX), parcel);
+                if bytes >= PARCEL_BURST_BYTES {
+                    break;
+                }
             }
             work += taken;
+            if bytes >= PARCEL_BURST_BYTES {
+                self.look_at_neighbours_again();
+                break;
+            }
         }
         self.host.ship_stalled();
         if let Some(neighbours) = &mut self.host.neighbours {
@@ -47,19 +62,23 @@ impl<D: Driver> Worker<D> {
     fn receive_handed_over(&mut self, now: Instant) -> usize {
         let Self { inbox: Some(inbox), endpoint, host, .. } = self else { return 0 };
         let taken = inbox.receive(|from, to_port, landed, bytes| {
-            let datagram = Datagram { from, to_port, landed: Some(landed), bytes };
+            let datagram = Datagram { from, to_port, landed: Some(landed), waited: Duration::ZERO, bytes };
             let handling = endpoint.handle_datagram(now, &datagram, host);
             debug_assert!(handling == Handling::Done, "what was handed over is never handed over again");
             while let Some(event) = endpoint.poll_event() {
                 host.on_event(event);
             }
         });
-        if taken == RECEIVE_BURST
-            && let Some(neighbours) = &host.neighbours
-        {
-            neighbours.look_again();
+        if taken == RECEIVE_BURST {
+            self.look_at_neighbours_again();
         }
         taken
+    }
+
+    fn look_at_neighbours_again(&self) {
+        if let Some(neighbours) = &self.host.neighbours {
+            neighbours.look_again();
+        }
     }
 }
 

@@ -14,7 +14,7 @@ mod transmit;
 pub use rest::run;
 
 use crate::counters::Counter;
-use crate::driver::Driver;
+use crate::driver::{Arrival, Driver};
 use crate::host::{Host, LeaveCause};
 use crate::mailbox::{Command, Notice, Receiver, Sender};
 use crate::neighbours::Inbox;
@@ -66,6 +66,8 @@ pub struct Worker<D> {
     epoll: Epoll,
     /// Datagrams that landed at other engines.
     inbox: Option<Inbox>,
+    /// The neighbour whose parcels are taken first in this cycle.
+    first_neighbour: usize,
     /// The processor that the thread is kept on.
     cpu: Option<u32>,
     /// When armed tenants' bells and the backlog are looked at next while the engine is busy.
@@ -110,6 +112,7 @@ impl<D: Driver> Worker<D> {
             notices,
             epoll,
             inbox: None,
+            first_neighbour: 0,
             cpu: None,
             next_look: Instant::ZERO,
             next_question: Instant::ZERO,
@@ -182,6 +185,11 @@ impl<D: Driver> Worker<D> {
         &self.driver
     }
 
+    /// Datagrams that landed here and were given to the engine that they belong to.
+    pub fn handed_over(&self) -> u64 {
+        self.host.neighbours.as_ref().map_or(0, |neighbours| neighbours.counters().out)
+    }
+
     /// The engine's tenants and counters, for tests and reports.
     pub fn host(&self) -> &Host {
         &self.host
@@ -246,8 +254,8 @@ impl<D: Driver> Worker<D> {
             return 0;
         }
         let Self { driver, endpoint, host, .. } = self;
-        let received = driver.receive(|from, to_port, bytes| {
-            let datagram = Datagram { from, to_port, landed: None, bytes };
+        let received = driver.receive(|&Arrival { from, to_port, waited, bytes }| {
+            let datagram = Datagram { from, to_port, landed: None, waited, bytes };
             if let Handling::HandOver(engine) = endpoint.handle_datagram(now, &datagram, host) {
                 host.hand_over(engine, from, to_port, bytes);
             }

@@ -3,9 +3,9 @@
 use super::Worker;
 use crate::driver::Driver;
 use crate::host::{Host, Seat};
-use crate::neighbours::Neighbours;
-use crate::proto::{Endpoint, FlowStats as PathStats};
-use crate::status::{ChannelStatus, EngineStatus, FlowStatus};
+use crate::neighbours::{HandOver, Neighbours};
+use crate::proto::{Endpoint, FlowStats as PathStats, Learned, Pair};
+use crate::status::{ChannelStatus, EngineStatus, FlowStatus, LearnedStatus, PairStatus};
 use crate::tenant::{Flow, Link, Tenant};
 use machnet_client::FlowStats;
 use std::collections::BTreeMap;
@@ -23,6 +23,7 @@ impl<D: Driver> Worker<D> {
             cpu: self.cpu,
             counters: self.all_counters(),
             channels: self.host.seats().map(channel).collect(),
+            learned: self.endpoint.learned().map(learned_status).collect(),
         }
     }
 
@@ -47,17 +48,22 @@ impl<D: Driver> Worker<D> {
             ("path_dropped_source_port", path.dropped_source_port),
             ("path_source_port_unavailable", path.source_port_unavailable),
         ];
+        let taken = self.inbox.as_ref().map_or(0, |inbox| inbox.taken);
         let neighbours = self.host.neighbours.as_ref().map(Neighbours::counters).unwrap_or_default();
-        let neighbours = [
-            ("handed_over_out", neighbours.out),
-            ("handed_over_in", self.inbox.as_ref().map_or(0, |inbox| inbox.taken)),
-            ("handed_over_dropped", neighbours.dropped),
-            ("parcels_waited", neighbours.parcels_waited),
-            ("neighbours_woken", neighbours.wakes),
-        ];
+        let neighbours = HandOver { taken, ..neighbours }.iter();
         let core = self.endpoint.counters().iter();
         let all = self.host.counters.iter().chain(core).chain(path).chain(neighbours);
         all.map(|(name, value)| (name.to_owned(), value)).collect()
+    }
+}
+
+fn learned_status(learned: Learned) -> LearnedStatus {
+    let pair = |(engine, pair): (u8, Pair)| PairStatus { engine, from_port: pair.from, to_port: pair.to };
+    LearnedStatus {
+        host: learned.host.to_string(),
+        engines: learned.engines,
+        heard: learned.heard.map(|pair| (pair.from, pair.to)),
+        pairs: learned.pairs.into_iter().map(pair).collect(),
     }
 }
 
@@ -118,7 +124,8 @@ fn flow_status(endpoint: &Endpoint, host: &Host, tenant: &Tenant, id: u32, flow:
         peer_engine: match flow.link {
             Link::Local { .. } => u8::try_from(host.engine()).ok(),
             Link::Bridge(id) => host.bridges.engine_of(id),
-            Link::Remote(_) | Link::Ended => None,
+            Link::Remote(_) => Some(path.remote_engine),
+            Link::Ended => None,
         },
         from_port: path.pair.from,
         to_port: path.pair.to,

@@ -82,7 +82,7 @@ impl World {
     fn handle(&mut self, unit: usize, received: Received) {
         self.units[unit].datagrams_handled += 1;
         let Received { from, to_port, landed, ref bytes } = received;
-        let datagram = Datagram { from, to_port, landed, bytes };
+        let datagram = Datagram { from, to_port, landed, waited: Duration::ZERO, bytes };
         let handling = self.call(unit, |endpoint, now, desk| endpoint.handle_datagram(now, &datagram, desk));
         if let Some(handling) = handling {
             self.obey(unit, handling, received);

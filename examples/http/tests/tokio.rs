@@ -12,6 +12,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::Duration;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::sync::Semaphore;
 use tokio::task::spawn_blocking;
 use tokio::time::timeout;
 
@@ -109,37 +110,56 @@ async fn many_tasks_on_many_flows_each_get_their_own() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_storm_of_dropped_receives_loses_no_message_and_doubles_none() {
-    const MESSAGES: u32 = 20_000;
+    const MESSAGES: u32 = 100_000;
     let host = Host::start();
     let (client, server) = (host.attach().await, host.attach().await);
     let listener = listen(&server).await;
     let (flow, accepted) = pair(&client, &listener).await;
+    // Each receive that was dropped lets one more message go, so that both are mixed from the first to the last.
+    let turns = Arc::new(Semaphore::new(1));
+    let taken = Arc::clone(&turns);
     let sender = tokio::spawn(async move {
         for number in 0..MESSAGES {
+            taken.acquire().await.unwrap().forget();
             flow.send(&number.to_le_bytes()).await.unwrap();
         }
         flow
     });
     let (mut next, mut dropped) = (0, 0_u32);
     let receive = async {
-        while next < MESSAGES {
+        while next < MESSAGES || dropped < MESSAGES {
             tokio::select! {
                 biased;
-                // Dropped in favour of the other branch, which is ready at its second poll.
+                // Dropped in favour of the other branch, which is ready at its first or second poll.
                 message = accepted.recv() => {
                     assert_eq!(u32::from_le_bytes(message.unwrap()[..].try_into().unwrap()), next);
                     next += 1;
                 }
-                () = tokio::task::yield_now() => dropped += 1,
+                () = async { if dropped % 2 == 0 { tokio::task::yield_now().await } } => {
+                    dropped += 1;
+                    turns.add_permits(1);
+                }
             }
         }
     };
     timeout(PATIENCE, receive).await.unwrap();
-    assert!(dropped > 0);
     let flow = sender.await.unwrap();
     assert!(accepted.flow().try_recv().unwrap().is_none());
     let stats = Arc::new(flow).stats().await.unwrap();
     assert_eq!((stats.messages_sent, stats.local), (u64::from(MESSAGES), true));
+}
+
+#[tokio::test]
+async fn the_event_fd_of_a_channel_that_a_task_serves_is_refused_by_name() {
+    let host = Host::start();
+    let client = host.attach().await;
+    for refused in [
+        client.attachment().event_fd().map(drop),
+        client.attachment().take_news(&mut Vec::new(), 1).map(drop),
+    ] {
+        let Err(Error::InvalidArgument { what }) = refused else { panic!("{refused:?}") };
+        assert!(what.contains("AsyncAttachment"), "{what}");
+    }
 }
 
 #[tokio::test]

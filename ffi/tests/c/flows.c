@@ -4,6 +4,7 @@
  *   flows checks REMOTE_IP PORT      runs the checks; exit code 0 when all hold
  *   flows lost REMOTE_IP PORT        prints "waiting" and waits for a message that never comes, until the sidecar dies
  *   flows nobody REMOTE_IP PORT      connects to a port without a listener
+ *   flows storm REMOTE_IP PORT       100,000 receives that another thread cancels, among 100,000 messages
  */
 #define _POSIX_C_SOURCE 200809L
 #include <poll.h>
@@ -343,6 +344,50 @@ static void check_fork(machnet_channel_t *channel, machnet_flow_handle_t *flow) 
   CHECK(len == 10 && memcmp(answer, "still here", 10) == 0);
 }
 
+/* An event loop over many flows that tries only those that have news. */
+static void check_news(machnet_channel_t *channel, const char *remote, uint16_t port) {
+  machnet_flow_handle_t *flows[8];
+  machnet_pending_t *pending = NULL;
+  machnet_news_t news[3];
+  struct pollfd event;
+  size_t len = 0, i, count = 0, received = 0, told = 0, connected = 0;
+  OK(machnet_channel_event_fd(channel, &event.fd));
+  event.events = POLLIN;
+  CHECK(machnet_channel_take_news(channel, NULL, 1, &count) == MACHNET_STATUS_INVALID_ARGUMENT);
+  CHECK(machnet_channel_take_news(channel, news, 0, &count) == MACHNET_STATUS_INVALID_ARGUMENT);
+  for (i = 0; i < 8; i++) {
+    OK(machnet_flow_connect(channel, NULL, remote, port, PATIENCE_MS, &flows[i]));
+    OK(machnet_flow_set_token(flows[i], 100 + i));
+    CHECK(machnet_flow_try_recv(flows[i], answer, 10, &len) == MACHNET_STATUS_WOULD_BLOCK);
+  }
+  for (i = 0; i < 8; i++) OK(machnet_flow_send(flows[i], "ping", 4, PATIENCE_MS));
+  OK(machnet_flow_start_connect(channel, NULL, remote, port, -1, &pending));
+  OK(machnet_pending_set_token(pending, 7));
+  while (received < 8 || !connected) {
+    OK(machnet_channel_take_news(channel, news, 3, &count));
+    for (i = 0; i < count; i++) {
+      if (news[i].token == 7) {
+        machnet_flow_handle_t *flow = NULL;
+        CHECK(news[i].events == MACHNET_NEWS_CONNECT);
+        OK(machnet_pending_try_finish(pending, &flow));
+        OK(machnet_flow_close(flow));
+        connected = 1;
+      } else if (news[i].token >= 100) {
+        CHECK(news[i].token < 108 && (news[i].events & MACHNET_NEWS_RECEIVE) != 0);
+        told++;
+        while (machnet_flow_try_recv(flows[news[i].token - 100], answer, 10, &len) == MACHNET_STATUS_OK) {
+          CHECK(len == 4 && memcmp(answer, "ping", 4) == 0);
+          received++;
+        }
+      }
+    }
+    if (count < 3 && (received < 8 || !connected)) CHECK(poll(&event, 1, PATIENCE_MS) == 1);
+  }
+  CHECK(told == 8);
+  machnet_pending_drop(pending);
+  for (i = 0; i < 8; i++) OK(machnet_flow_close(flows[i]));
+}
+
 static machnet_channel_t *attach(void) {
   machnet_attach_options_t options;
   machnet_channel_t *channel = NULL;
@@ -380,6 +425,7 @@ static void checks(const char *remote, uint16_t port) {
   check_pending(channel, remote, port);
   check_listener(channel, text);
   check_stream(channel, text);
+  check_news(channel, remote, port);
   OK(machnet_channel_shutdown(channel));
   CHECK(machnet_flow_connect(channel, NULL, remote, port, PATIENCE_MS, &flow) == MACHNET_STATUS_CLOSED);
   OK(machnet_channel_close(channel));
@@ -408,6 +454,66 @@ static void nobody(const char *remote, uint16_t port) {
   OK(machnet_channel_close(channel));
 }
 
+#define STORM 100000u
+
+struct storm {
+  machnet_flow_handle_t *flow;
+  int to_cancel[2];
+};
+
+static void *send_storm(void *argument) {
+  struct storm *storm = argument;
+  unsigned number;
+  for (number = 0; number < STORM; number++) OK(machnet_flow_send(storm->flow, &number, sizeof number, PATIENCE_MS));
+  return NULL;
+}
+
+static void *cancel_storm(void *argument) {
+  struct storm *storm = argument;
+  machnet_cancel_t *cancel;
+  while (read(storm->to_cancel[0], &cancel, sizeof cancel) == (ssize_t)sizeof cancel) {
+    OK(machnet_cancel_trigger(cancel));
+    machnet_cancel_free(cancel);
+  }
+  return NULL;
+}
+
+/* Each receive is cancelled by another thread, before, while or after it finds the next message. */
+static void storm(const char *remote, uint16_t port) {
+  machnet_channel_t *channel = attach();
+  struct storm storm;
+  pthread_t sender, canceller;
+  unsigned next = 0, cancelled = 0, number = 0;
+  size_t len = 0;
+  OK(machnet_flow_connect(channel, NULL, remote, port, PATIENCE_MS, &storm.flow));
+  CHECK(pipe(storm.to_cancel) == 0);
+  CHECK(pthread_create(&canceller, NULL, cancel_storm, &storm) == 0);
+  CHECK(pthread_create(&sender, NULL, send_storm, &storm) == 0);
+  while (next < STORM || cancelled < STORM) {
+    machnet_cancel_t *cancel = NULL;
+    int32_t status;
+    OK(machnet_cancel_new(channel, &cancel));
+    OK(machnet_cancel_scope(cancel)); /* From here on it is the other thread's. */
+    CHECK(write(storm.to_cancel[1], &cancel, sizeof cancel) == (ssize_t)sizeof cancel);
+    status = machnet_flow_recv(storm.flow, &number, sizeof number, -1, &len);
+    if (status == MACHNET_STATUS_CANCELLED) {
+      cancelled++;
+      continue;
+    }
+    OK(status);
+    CHECK(len == sizeof number && number == next);
+    next++;
+  }
+  OK(machnet_cancel_scope(NULL));
+  close(storm.to_cancel[1]);
+  CHECK(pthread_join(sender, NULL) == 0 && pthread_join(canceller, NULL) == 0);
+  close(storm.to_cancel[0]);
+  CHECK(machnet_flow_try_recv(storm.flow, &number, sizeof number, &len) == MACHNET_STATUS_WOULD_BLOCK);
+  OK(machnet_flow_close(storm.flow));
+  OK(machnet_channel_close(channel));
+  printf("%u messages, each once\n", next);
+}
+
 int main(int argc, char **argv) {
   request = malloc(MACHNET_MSG_MAX_LEN + 1);
   answer = malloc(MACHNET_MSG_MAX_LEN + 1);
@@ -415,6 +521,7 @@ int main(int argc, char **argv) {
   if (strcmp(argv[1], "checks") == 0) checks(argv[2], (uint16_t)atoi(argv[3]));
   else if (strcmp(argv[1], "lost") == 0) lost(argv[2], (uint16_t)atoi(argv[3]));
   else if (strcmp(argv[1], "nobody") == 0) nobody(argv[2], (uint16_t)atoi(argv[3]));
+  else if (strcmp(argv[1], "storm") == 0) storm(argv[2], (uint16_t)atoi(argv[3]));
   else return 2;
   return 0;
 }

@@ -34,6 +34,7 @@ STATIC_CHECK(sizeof(machnet_channel_info_t) == 72, "channel info");
 STATIC_CHECK(offsetof(machnet_channel_info_t, local) == 32, "local");
 STATIC_CHECK(offsetof(machnet_channel_info_t, flow_credit) == 68, "flow_credit");
 STATIC_CHECK(sizeof(machnet_flow_stats_t) == 144, "flow statistics");
+STATIC_CHECK(sizeof(machnet_news_t) == 16 && offsetof(machnet_news_t, events) == 8, "news");
 STATIC_CHECK(offsetof(machnet_flow_stats_t, local) == 136, "local");
 STATIC_CHECK(MACHNET_STATUS_OK == 0 && MACHNET_STATUS_NO_SIDECAR == 1 && MACHNET_STATUS_IO == 27, "status codes");
 

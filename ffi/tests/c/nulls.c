@@ -51,6 +51,9 @@ static void compatible(void) {
 static void attach(void) {
   machnet_attach_options_t options;
   machnet_channel_t *channel = NULL;
+  machnet_news_t news;
+  int32_t engine = -1;
+  size_t count = 0;
   machnet_channel_info_t info;
   unsigned char newer[sizeof options + 8];
   INVALID(machnet_attach_options_init(NULL, sizeof options));
@@ -83,6 +86,16 @@ static void attach(void) {
   info.struct_size = sizeof info;
   INVALID(machnet_channel_info(NULL, &info));
   INVALID(machnet_channel_event_fd(NULL, NULL));
+  INVALID(machnet_engine_number(NULL, &engine));
+  INVALID(machnet_engine_number("engine0", NULL));
+  INVALID(machnet_engine_number("zero", &engine));
+  INVALID(machnet_engine_number("engine4294967294", &engine));
+  CHECK(machnet_engine_number("engine12", &engine) == MACHNET_STATUS_OK && engine == 12);
+  INVALID(machnet_channel_take_news(NULL, &news, 1, &count));
+  INVALID(machnet_flow_set_token(NULL, 1));
+  INVALID(machnet_stream_set_token(NULL, 1));
+  INVALID(machnet_listener_set_token(NULL, 1));
+  INVALID(machnet_pending_set_token(NULL, 1));
   CHECK(machnet_channel_close(NULL) == MACHNET_STATUS_OK);
 }
 

@@ -61,7 +61,7 @@ func Start(address string, udpPort int, more ...string) (*Sidecar, error) {
 	s.command = exec.Command(Binary(), arguments...)
 	s.command.Stderr = os.Stderr
 	// A test that dies takes its sidecars with it.
-	s.command.SysProcAttr = &syscall.SysProcAttr{Pdeathsig: syscall.SIGTERM}
+	s.command.SysProcAttr = endsWithParent()
 	output, err := s.command.StdoutPipe()
 	if err == nil {
 		err = s.command.Start()

@@ -1,6 +1,8 @@
 // Modproxy writes a folder that serves one module as GOPROXY=file://... : what `go get` finds of a release.
 //
-//	modproxy SOURCE MODULE VERSION PROXY
+//	modproxy SOURCE LICENSE MODULE VERSION PROXY
+//
+// As of a repository, a module in a folder below its root has the root's licence.
 package main
 
 import (
@@ -13,17 +15,17 @@ import (
 )
 
 func main() {
-	if len(os.Args) != 5 {
-		fmt.Fprintln(os.Stderr, "usage: modproxy SOURCE MODULE VERSION PROXY")
+	if len(os.Args) != 6 {
+		fmt.Fprintln(os.Stderr, "usage: modproxy SOURCE LICENSE MODULE VERSION PROXY")
 		os.Exit(2)
 	}
-	if err := write(os.Args[1], os.Args[2], os.Args[3], os.Args[4]); err != nil {
+	if err := write(os.Args[1], os.Args[2], os.Args[3], os.Args[4], os.Args[5]); err != nil {
 		fmt.Fprintln(os.Stderr, "modproxy:", err)
 		os.Exit(1)
 	}
 }
 
-func write(source, module, version, proxy string) error {
+func write(source, license, module, version, proxy string) error {
 	folder := filepath.Join(proxy, filepath.FromSlash(module), "@v")
 	if err := os.MkdirAll(folder, 0o755); err != nil {
 		return err
@@ -47,7 +49,11 @@ func write(source, module, version, proxy string) error {
 	}
 	defer file.Close()
 	archive := zip.NewWriter(file)
-	if err := pack(archive, source, module+"@"+version+"/"); err != nil {
+	prefix := module + "@" + version + "/"
+	if err := pack(archive, source, prefix); err != nil {
+		return err
+	}
+	if err := add(archive, license, prefix+"LICENSE"); err != nil {
 		return err
 	}
 	return archive.Close()
@@ -70,17 +76,22 @@ func pack(archive *zip.Writer, source, prefix string) error {
 			}
 			return nil
 		}
-		if strings.HasPrefix(entry.Name(), ".") {
+		// A workspace is for a clone.
+		if strings.HasPrefix(entry.Name(), ".") || entry.Name() == "go.work" {
 			return nil
 		}
-		content, err := os.ReadFile(path)
-		if err != nil {
-			return err
-		}
-		file, err := archive.Create(prefix + filepath.ToSlash(relative))
-		if err == nil {
-			_, err = file.Write(content)
-		}
-		return err
+		return add(archive, path, prefix+filepath.ToSlash(relative))
 	})
+}
+
+func add(archive *zip.Writer, path, name string) error {
+	content, err := os.ReadFile(path)
+	if err != nil {
+		return err
+	}
+	file, err := archive.Create(name)
+	if err == nil {
+		_, err = file.Write(content)
+	}
+	return err
 }

@@ -88,15 +88,17 @@ impl Flow {
     pub fn try_send_many(&self, messages: &[&[u8]]) -> Result<usize> {
         let mut sent = 0;
         let outcome = self.shared.with(|core| {
-            let outcome = core.attempt(Wants::Send(self.id), |core| {
-                while let Some(message) = messages.get(sent) {
-                    if would_block(core.try_send(self.id, message))?.is_none() {
-                        return Ok(None);
-                    }
+            let mut outcome = Ok(Some(()));
+            while let (Some(message), Ok(Some(()))) = (messages.get(sent), &outcome) {
+                if core.send_direct(self.id, message) {
                     sent += 1;
+                    continue;
                 }
-                Ok(Some(()))
-            });
+                // One attempt for each: one that sends a part and waits for room for the rest would be neither found nor told.
+                outcome =
+                    core.attempt(Wants::Send(self.id), |core| would_block(core.try_send(self.id, message)));
+                sent += usize::from(matches!(outcome, Ok(Some(()))));
+            }
             core.ring_after_send();
             outcome
         });
@@ -261,6 +263,15 @@ impl Flow {
         TxLoan::new(Lent { shared: Arc::clone(&self.shared), id: self.id }, room)
     }
 
+    /// What [`Attachment::take_news`] calls the flow from now on; 0 until it is set. Try the flow once behind it: what came before
+    /// may have been told without it.
+    ///
+    /// # Errors
+    /// [`Error::UnknownFlow`], [`Error::Forked`].
+    pub fn set_token(&self, token: u64) -> Result<()> {
+        self.shared.with(|core| core.set_flow_token(self.id, token))
+    }
+
     /// Waits until a receive would be answered, with a message or an error. Another thread may take it first.
     ///
     /// # Errors
@@ -411,8 +422,16 @@ impl Flow {
     /// As for [`Self::shutdown`]; [`Error::Reset`] with the number of messages that it never acknowledged;
     /// [`Error::Closed`] if the peer closed before it had everything; [`Error::TimedOut`]: the close goes on.
     pub fn shutdown_wait(&self, timeout: Duration) -> Result<()> {
+        self.shutdown_with(Some(timeout))
+    }
+
+    /// As [`Self::shutdown_wait`], until the time has passed or the canceller has.
+    ///
+    /// # Errors
+    /// As for [`Self::shutdown_wait`]; [`Error::Cancelled`]: the close goes on.
+    pub fn shutdown_with<'a>(&self, wait: impl Into<Wait<'a>>) -> Result<()> {
         self.shutdown()?;
-        self.shared.wait(Some(timeout), Interest::End(self.id), |core| {
+        self.shared.wait(wait, Interest::End(self.id), |core| {
             core.poll();
             let look = core.look(self.id)?;
             let unacknowledged = look.unacknowledged;
@@ -488,6 +507,13 @@ impl Lent {
         let id = self.id;
         let interest = if length == 0 { Interest::Slot } else { Interest::Room(id, length) };
         self.shared.wait(None, interest, |core| would_block(core.try_send_room(id, room)))
+    }
+
+    /// As [`Self::send`], without waiting.
+    pub(crate) fn try_send(&self, room: &mut Option<Room>) -> Result<()> {
+        let id = self.id;
+        let sent = self.shared.attempt(Wants::Send(id), |core| would_block(core.try_send_room(id, room)))?;
+        sent.ok_or(Error::WouldBlock)
     }
 
     /// Takes back what was not sent.

@@ -65,6 +65,14 @@ impl Listener {
         id.map(|id| Flow::new(&self.shared, id)).transpose()
     }
 
+    /// As [`Flow::set_token`].
+    ///
+    /// # Errors
+    /// [`crate::Error::Closed`] once the listener was shut down, [`crate::Error::Forked`].
+    pub fn set_token(&self, token: u64) -> Result<()> {
+        self.shared.with(|core| core.set_listener_token(self.number, token))
+    }
+
     #[cfg(feature = "tokio")]
     pub(crate) fn registration(&self) -> super::Registration {
         super::Registration::new(&self.shared)
@@ -142,9 +150,12 @@ impl PendingConnect {
         id.map(|id| Flow::new(&self.shared, id)).transpose()
     }
 
-    #[cfg(feature = "tokio")]
-    pub(crate) fn registration(&self) -> super::Registration {
-        super::Registration::new(&self.shared)
+    /// As [`Flow::set_token`].
+    ///
+    /// # Errors
+    /// [`crate::Error::UnknownFlow`] after the outcome was told, [`crate::Error::Forked`].
+    pub fn set_token(&self, token: u64) -> Result<()> {
+        self.shared.with(|core| core.set_connect_token(self.request, token))
     }
 
     #[cfg(feature = "tokio")]

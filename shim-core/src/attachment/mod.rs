@@ -14,7 +14,7 @@ pub use listener::{Listener, PendingConnect};
 #[cfg(feature = "tokio")]
 pub(crate) use wakers::{Registration, TaskDriver};
 
-use crate::channel::{Channel, ChannelInfo, Core, Ends, FlowId, Source, Wants};
+use crate::channel::{Channel, ChannelInfo, Core, Ends, FlowId, News, Source, Wants};
 use crate::error::{Error, Result, would_block};
 use crate::message::Message;
 use crate::stats::FlowStats;
@@ -22,6 +22,8 @@ use shared::{Interest, Shared};
 use std::net::{IpAddr, SocketAddr, ToSocketAddrs};
 use std::os::fd::BorrowedFd;
 use std::sync::Arc;
+#[cfg(feature = "tokio")]
+use std::task::{Context, Poll};
 use std::time::Duration;
 
 /// A channel that any thread may use. Clones share it; it is closed in order when the last clone, flow, listener and loan
@@ -148,6 +150,26 @@ impl Attachment {
         Ok(PendingConnect::new(&self.shared, request.ok_or(Error::WouldBlock)?))
     }
 
+    /// What a task waits with.
+    #[cfg(feature = "tokio")]
+    pub(crate) fn registration(&self) -> Registration {
+        Registration::new(&self.shared)
+    }
+
+    #[cfg(feature = "tokio")]
+    pub(crate) fn poll_start_connect(
+        &self,
+        task: &mut Registration,
+        context: &mut Context<'_>,
+        remote: SocketAddr,
+        timeout: Option<Duration>,
+    ) -> Poll<Result<PendingConnect>> {
+        let request = std::task::ready!(task.poll(context, Interest::Slot, |core| {
+            would_block(core.start_connect(remote, None, timeout))
+        }))?;
+        Poll::Ready(Ok(PendingConnect::new(&self.shared, request)))
+    }
+
     /// As [`Self::connect_timeout`]; the wait may also be cancelled. Its timeout is the sidecar's for this connect.
     ///
     /// # Errors
@@ -176,14 +198,49 @@ impl Attachment {
     /// it: the calls do.
     ///
     /// # Errors
-    /// [`Error::EngineLost`], [`Error::SidecarBroken`], [`Error::Forked`].
+    /// [`Error::InvalidArgument`] if a task of a runtime serves the channel ([`crate::aio`]), [`Error::EngineLost`],
+    /// [`Error::SidecarBroken`], [`Error::Forked`].
     pub fn event_fd(&self) -> Result<BorrowedFd<'_>> {
-        self.shared.with(|core| {
-            core.check_over()?;
-            core.enter_event_mode();
+        self.shared.with_state(|state| {
+            state.refuse_beside_task()?;
+            state.core.check_over()?;
+            state.core.enter_event_mode();
             Ok(())
         })?;
         Ok(self.shared.bell.wait_fd())
+    }
+
+    /// For an event loop over many flows: appends what came since the last call, at most `most`, to `out`, and says how many, so
+    /// that the loop tries only those. Each of them is named by its token ([`Flow::set_token`] and its like) and is told once, as
+    /// often as something comes: try it until it answers `WouldBlock`, or remember it. Who begins to wait registers first and tries
+    /// then; who never tried is told of messages, flows and ends all the same.
+    ///
+    /// From the first call on, only this call empties [`Self::event_fd`]: when it has answered fewer than `most`, either the
+    /// descriptor is readable or nothing has come since. What the program does itself (it drops a loan, and a send that found
+    /// no room would find it now) rings no bell, and is told at the next call.
+    ///
+    /// # Errors
+    /// When the channel serves no more, everybody who waits has to be told, so that no single one is:
+    /// [`Error::EngineLost`], [`Error::SidecarBroken`], [`Error::Closed`]. Else [`Error::InvalidArgument`] as for
+    /// [`Self::event_fd`], and [`Error::Forked`].
+    pub fn take_news(&self, out: &mut Vec<News>, most: usize) -> Result<usize> {
+        self.shared.with_state(|state| {
+            state.refuse_beside_task()?;
+            state.core.take_news(out, most)
+        })
+    }
+
+    /// For an event loop that also makes calls between its rounds: the descriptor was readable, and now it asks for everything
+    /// that it waits for. Without this, two calls that find nothing pass for two rounds, and the descriptor may not stay
+    /// readable for what they took from the rings for others.
+    ///
+    /// # Errors
+    /// [`Error::Forked`].
+    pub fn begin_round(&self) -> Result<()> {
+        self.shared.with(|core| {
+            core.begin_round();
+            Ok(())
+        })
     }
 
     /// The next message of any channel-mode flow, in order of arrival.
@@ -288,6 +345,28 @@ impl Attachment {
             core.ring_after_send();
             would_block(outcome)
         })
+    }
+
+    /// As [`Self::send_to`], on the channel-mode flow between these ends: [`Self::find_flow`] and the send in one step.
+    ///
+    /// # Errors
+    /// As for those two.
+    pub fn send_between<'a>(
+        &self,
+        peer: SocketAddr,
+        local: SocketAddr,
+        message: &[u8],
+        wait: impl Into<Wait<'a>>,
+    ) -> Result<()> {
+        let full = self.shared.with(|core| {
+            core.check_over()?;
+            let flow = core.find_by_ends(peer, local)?;
+            channel_mode(core, flow)?;
+            let sent = would_block(core.try_send(flow, message))?;
+            core.ring_after_send();
+            Ok(sent.is_none().then_some(flow))
+        })?;
+        full.map_or(Ok(()), |flow| self.send_to(flow, message, wait))
     }
 
     /// What the sidecar knows of a channel-mode flow: round-trip time, messages, bytes, repeats. A rare call: the sidecar is

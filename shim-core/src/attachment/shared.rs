@@ -168,6 +168,19 @@ pub(super) struct State {
     pub(super) next_number: u64,
 }
 
+impl State {
+    /// The task that drives reads the doorbell's bytes, so that nobody else may listen to it.
+    pub(super) fn refuse_beside_task(&self) -> Result<()> {
+        match self.driver {
+            #[cfg(feature = "tokio")]
+            Some(Driver::Task) => Err(Error::invalid(
+                "a task of an AsyncAttachment listens to the channel's doorbell: its event fd is not for others",
+            )),
+            Some(Driver::Thread { .. }) | None => Ok(()),
+        }
+    }
+}
+
 /// A channel shared by all handles of an attachment.
 #[derive(Debug)]
 pub(super) struct Shared {
@@ -233,7 +246,6 @@ impl Shared {
     }
 
     /// One call on all that the lock protects.
-    #[cfg(feature = "tokio")]
     pub(super) fn with_state<T>(&self, call: impl FnOnce(&mut State) -> Result<T>) -> Result<T> {
         self.check_process()?;
         let mut state = self.lock();

@@ -2,7 +2,7 @@
 
 use super::flows::End;
 use super::queue::Entry;
-use super::{Core, FlowId};
+use super::{Core, FlowId, Wants};
 use crate::error::ResetReason;
 use crate::shm::layout::{
     FlowInfo, INLINE_BYTES, MAX_EXTENTS, SLOT_WORDS, receive_done_kind, receive_kind, send_done_kind,
@@ -135,10 +135,10 @@ impl Core {
         let Some(flow) = self.flows.find(entry.flow) else { return Err(PeerFault::Flow) };
         let list = if flow.channel_mode {
             flow.common += 1;
-            self.news.note(&mut self.common_told);
+            self.news.note(&mut self.common_told, Wants::Any);
             &mut self.common
         } else {
-            self.news.note(&mut flow.receiving);
+            self.news.note(&mut flow.receiving, Wants::Receive(FlowId { handle: entry.flow }));
             &mut flow.list
         };
         if self.slab.push(list, entry) { Ok(()) } else { Err(PeerFault::Credit) }
@@ -159,12 +159,13 @@ impl Core {
         let request = self.connects.get_mut(&taken.argument).filter(|request| request.outcome.is_none());
         let Some(request) = request else { return Err(PeerFault::Token) };
         request.outcome = Some(Ok(taken.flow));
-        self.news.note(&mut request.told);
+        self.news.note(&mut request.told, Wants::Connect(taken.argument));
         let abandoned = request.abandoned;
         let info = self.slot_flow_info(taken.at);
         self.flows.open(taken.flow, info, self.geometry.max_send())?;
+        self.note_room(); // The connect's slot was taken out of the ring.
         if abandoned {
-            self.connects.remove(&taken.argument);
+            self.remove_connect(taken.argument);
             self.disown(FlowId { handle: taken.flow });
         }
         Ok(())
@@ -174,10 +175,11 @@ impl Core {
         let request = self.connects.get_mut(&taken.argument).filter(|request| request.outcome.is_none());
         let Some(request) = request else { return Err(PeerFault::Token) };
         request.outcome = Some(Err(taken.head.length));
-        self.news.note(&mut request.told);
+        self.news.note(&mut request.told, Wants::Connect(taken.argument));
         if request.abandoned {
-            self.connects.remove(&taken.argument);
+            self.remove_connect(taken.argument);
         }
+        self.note_room(); // The connect's slot was taken out of the ring.
         Ok(())
     }
 
@@ -203,7 +205,7 @@ impl Core {
             self.enter_channel_mode(flow);
         } else {
             state.arrived.push_back(flow);
-            self.news.note(&mut state.told);
+            self.news.note(&mut state.told, Wants::Accept(listener));
         }
     }
 
@@ -219,8 +221,9 @@ impl Core {
             return Err(PeerFault::Flow);
         };
         flow.finish(end, taken.argument, &mut self.tx);
-        self.news.note(&mut flow.receiving);
-        self.news.note(&mut flow.sending);
+        let id = FlowId { handle: taken.flow };
+        self.news.note(&mut flow.receiving, Wants::Receive(id));
+        self.news.note(&mut flow.sending, Wants::Send(id));
         if !flow.owned || (flow.channel_mode && flow.common == 0) {
             self.release(taken.flow);
         }
@@ -252,7 +255,7 @@ impl Core {
                 self.broken(fault);
                 break;
             }
-            self.news.note(&mut flow.sending);
+            self.news.note(&mut flow.sending, Wants::Send(FlowId { handle }));
             self.note_room();
         }
         if came {

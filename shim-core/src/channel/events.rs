@@ -3,8 +3,10 @@
 //! In event mode each call that finds nothing leaves things so that a plain epoll loop misses nothing: either the descriptor
 //! is readable, or nothing has come since that anybody waits for. One descriptor serves many flows, and a call for one may
 //! take from the rings what another was told is not there. That is *news*: the descriptor stays readable until the other
-//! one has asked, or until somebody was told of nothing twice, so that a whole round of the loop has passed it by.
+//! one has asked, or until somebody was told of nothing twice, so that a whole round of the loop has passed it by. A loop that
+//! takes the news themselves (see [`super::news`]) needs none of that.
 
+use super::news::{Board, Told};
 use super::{Core, FlowId};
 use crate::error::Result;
 use crate::shm::bell::REASON_ANY;
@@ -28,77 +30,11 @@ pub(crate) enum Wants {
     Slot,
 }
 
-/// Whether somebody was told that there is nothing, and what came since.
-#[derive(Clone, Copy, Debug, Default)]
-pub(crate) struct Told {
-    /// When, on the clock of [`News`]; 0: nobody waits.
-    since: u64,
-    /// The period of [`News`] in which something came; 0: nothing did.
-    period: u64,
-}
-
-impl Told {
-    /// Whether somebody waits.
+impl Wants {
+    /// Whether it is about sending.
     #[inline]
-    pub(crate) fn is_waited_for(&self) -> bool {
-        self.since != 0
-    }
-}
-
-/// What came for those who were told that there is nothing.
-#[derive(Debug)]
-pub(crate) struct News {
-    /// How many of them have not asked since.
-    count: u32,
-    /// When the latest came.
-    latest: u64,
-    clock: u64,
-    /// Counts how often the news were given up, so that nobody has to be visited then.
-    period: u64,
-}
-
-impl Default for News {
-    fn default() -> Self {
-        Self { count: 0, latest: 0, clock: 0, period: 1 }
-    }
-}
-
-impl News {
-    /// Something came.
-    #[inline]
-    pub(crate) fn note(&mut self, told: &mut Told) {
-        if told.since != 0 && told.period != self.period {
-            told.period = self.period;
-            self.count += 1;
-            self.clock += 1;
-            self.latest = self.clock;
-        }
-    }
-
-    /// Somebody asks.
-    pub(crate) fn ask(&mut self, told: &mut Told) {
-        if told.period == self.period {
-            self.count -= 1;
-        }
-        told.period = 0;
-    }
-
-    /// Somebody found something, or does not wait any more.
-    pub(crate) fn satisfy(&mut self, told: &mut Told) {
-        self.ask(told);
-        told.since = 0;
-    }
-
-    /// Somebody is told that there is nothing. Says whether the descriptor has to stay readable for others.
-    fn tell(&mut self, told: &mut Told) -> bool {
-        let again = told.since > self.latest;
-        self.clock += 1;
-        told.since = self.clock;
-        if self.count > 0 && again {
-            self.count = 0;
-            self.period += 1;
-        }
-        self.count > 0
+    pub(super) fn is_room(self) -> bool {
+        matches!(self, Self::Send(_) | Self::Slot)
     }
 }
 
@@ -141,6 +77,11 @@ impl Core {
         }
     }
 
+    /// The application's loop begins a round, in which everything is asked for that is waited for.
+    pub(crate) fn begin_round(&mut self) {
+        self.news.begin_round();
+    }
+
     /// A call that does not wait, as event mode wants it.
     #[inline]
     pub(crate) fn attempt<T>(
@@ -156,6 +97,9 @@ impl Core {
         wants: Wants,
         mut call: impl FnMut(&mut Self) -> Result<Option<T>>,
     ) -> Result<Option<T>> {
+        if self.news.is_taken() {
+            return self.attempt_beside_news(wants, call);
+        }
         if let Some((news, told)) = self.told(wants) {
             news.ask(told);
         }
@@ -182,25 +126,41 @@ impl Core {
         if let Some((news, told)) = self.told(wants)
             && news.tell(told)
         {
-            return false;
+            // The descriptor stays readable for others. But what this call took from the rings behind its own look was no news
+            // to it, and the others' calls may be the last that are woken.
+            return true;
         }
-        if self.sleeper.is_answered(&*self.theirs) {
-            self.idle_calls = 0;
-            self.bytes_due += 1;
-            self.sleeper.arm(&*self.ours, REASON_ANY);
+        if self.arm_again() {
             return true;
         }
         // Still armed: what the caller just did was the second look.
-        if self.bytes_due > 0 {
-            self.read_due_bytes();
-        } else {
-            self.check_idle_bell();
-        }
+        self.read_answered_bytes(true);
         false
     }
 
+    /// Arms the doorbell anew if it was rung; then the caller has to look again.
+    pub(super) fn arm_again(&mut self) -> bool {
+        let rung = self.over.is_none() && self.sleeper.is_answered(&*self.theirs);
+        if rung {
+            self.idle_calls = 0;
+            self.bytes_due += 1;
+            self.sleeper.arm(&*self.ours, REASON_ANY);
+        }
+        rung
+    }
+
+    /// Armed, and looked since: what was rung for before is done with.
+    pub(super) fn read_answered_bytes(&mut self, found_nothing: bool) {
+        if self.bytes_due > 0 {
+            self.read_due_bytes();
+        } else if found_nothing {
+            // Who takes the news does so because the descriptor is readable.
+            self.check_idle_bell(if self.news.is_taken() { 1 } else { IDLE_CALLS_BEFORE_CHECK });
+        }
+    }
+
     /// A flow that has credit waits for buffers, which any flow's acknowledgement may bring.
-    fn note_room_waiter(&mut self, wants: Wants) {
+    pub(super) fn note_room_waiter(&mut self, wants: Wants) {
         if let Wants::Send(id) = wants
             && let Some(flow) = self.flows.look(id.handle)
             && flow.outstanding() + flow.reserved < flow.credit
@@ -212,10 +172,10 @@ impl Core {
 
     /// TX buffers or slots came back.
     pub(super) fn note_room(&mut self) {
-        self.news.note(&mut self.slot_told);
+        self.news.note(&mut self.slot_told, Wants::Slot);
         while let Some(handle) = self.room_waiters.pop() {
             if let Some(flow) = self.flows.find(handle) {
-                self.news.note(&mut flow.sending);
+                self.news.note(&mut flow.sending, Wants::Send(FlowId { handle }));
             }
         }
     }
@@ -230,9 +190,9 @@ impl Core {
 
     /// Armed, not rung, and called again with nothing to find: if the descriptor is readable, that is a hang-up, or a byte
     /// of the time before event mode.
-    fn check_idle_bell(&mut self) {
+    fn check_idle_bell(&mut self, calls: u32) {
         self.idle_calls += 1;
-        if self.idle_calls < IDLE_CALLS_BEFORE_CHECK {
+        if self.idle_calls < calls {
             return;
         }
         self.idle_calls = 0;
@@ -248,7 +208,7 @@ impl Core {
     }
 
     /// Who was told what, with the channel's news.
-    fn told(&mut self, wants: Wants) -> Option<(&mut News, &mut Told)> {
+    pub(super) fn told(&mut self, wants: Wants) -> Option<(&mut Board, &mut Told)> {
         let told = match wants {
             Wants::Receive(id) => &mut self.flows.find(id.handle)?.receiving,
             Wants::Send(id) => &mut self.flows.find(id.handle)?.sending,

@@ -1,7 +1,7 @@
 //! The flows of a channel as the application's end knows them.
 
 use super::FlowId;
-use super::events::Told;
+use super::news::{News, Told};
 use super::queue::List;
 use crate::error::{Error, ResetReason, Result};
 use crate::shm::layout::FlowInfo;
@@ -47,6 +47,8 @@ pub(crate) struct FlowState {
     /// Who was told that there is no message, and that there is no credit.
     pub(crate) receiving: Told,
     pub(crate) sending: Told,
+    /// What the application calls it in its news.
+    pub(crate) token: u64,
     /// Messages published, modulo 2^32.
     pub(crate) sent: u32,
     /// Messages acknowledged, modulo 2^32.
@@ -89,6 +91,7 @@ impl FlowState {
             end: None,
             receiving: Told::default(),
             sending: Told::default(),
+            token: 0,
             sent: 0,
             acknowledged: 0,
             reserved: 0,
@@ -109,6 +112,11 @@ impl FlowState {
     #[inline]
     pub(crate) fn outstanding(&self) -> u32 {
         self.sent.wrapping_sub(self.acknowledged)
+    }
+
+    /// What its news say besides.
+    pub(crate) fn ended_event(&self) -> u32 {
+        if self.end.is_some() { News::ENDED } else { 0 }
     }
 
     /// Whether received messages are thrown away.

@@ -7,6 +7,7 @@
 mod drain;
 mod events;
 mod flows;
+mod news;
 mod queue;
 mod receive;
 mod send;
@@ -30,10 +31,11 @@ use crate::shm::region::fork::Generation;
 use crate::shm::region::{Mapping, Read, Write};
 use crate::shm::ring::{Consumer, PeerFault, Producer, SlotHead};
 use crate::socket::{self, Ring};
-use events::{News, Told};
 pub(crate) use events::{Wants, Watch};
 pub(crate) use flows::End;
 use flows::{FlowTable, NO_HANDLE};
+pub use news::News;
+use news::{Board, Told};
 use queue::{List, Slab};
 use std::collections::{HashMap, VecDeque};
 use std::net::SocketAddr;
@@ -151,6 +153,7 @@ struct ListenerState {
     /// Flows that arrived and were not accepted yet.
     arrived: VecDeque<u32>,
     told: Told,
+    token: u64,
 }
 
 /// A connect that was asked for.
@@ -163,6 +166,7 @@ struct Connecting {
     /// The flow's handle, or the reason's code.
     outcome: Option<std::result::Result<u32, u16>>,
     told: Told,
+    token: u64,
 }
 
 /// A done slot that waits for room in its ring.
@@ -245,7 +249,7 @@ pub(crate) struct Core {
     idle_calls: u32,
     /// Rings that were answered to us and whose bytes lie in the doorbell.
     bytes_due: u32,
-    news: News,
+    news: Board,
     /// Who was told that there is nothing in the common queue, and no slot of the send ring.
     common_told: Told,
     slot_told: Told,
@@ -307,7 +311,7 @@ impl Core {
             quiet_looks: 0,
             idle_calls: 0,
             bytes_due: 0,
-            news: News::default(),
+            news: Board::default(),
             common_told: Told::default(),
             slot_told: Told::default(),
             room_waiters: Vec::new(),

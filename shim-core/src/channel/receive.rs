@@ -1,8 +1,8 @@
 //! What the application takes: messages, flows that arrived; and what it gives back.
 
-use super::events::Told;
+use super::news::Told;
 use super::queue::Entry;
-use super::{Core, FlowId, ListenerState};
+use super::{Core, FlowId, ListenerState, Wants};
 use crate::error::{Error, Result};
 use crate::message::Message;
 use crate::shm::layout::{INLINE_BYTES, SLOT_WORDS, receive_done_kind, receive_kind};
@@ -104,7 +104,7 @@ impl Core {
         let (taken, head) = (read(slot.words(), length), slot.head);
         self.receive_ring.advance();
         self.empty_polls = 0;
-        flow.receiving = Told::default(); // What is news for it would be queued, and this way closed.
+        flow.receiving.forget(); // What is news for it would be queued, and this way closed.
         if self.count_taken(id.handle, head.length) {
             self.after_direct();
         }
@@ -323,11 +323,12 @@ impl Core {
         self.discard(FlowId { handle });
         self.flush_taken_of(handle);
         if let Some(flow) = self.flows.find(handle) {
-            self.news.satisfy(&mut flow.receiving);
-            self.news.satisfy(&mut flow.sending);
+            self.news.remove(&mut flow.receiving);
+            self.news.remove(&mut flow.sending);
         }
         self.push_done(receive_done_kind::RELEASED, 0, handle, 0);
         self.flows.remove(handle);
+        self.forget_gone();
         self.changed = true;
     }
 
@@ -348,6 +349,9 @@ impl Core {
         flow.common = count;
         self.slab.append(&mut self.common, &mut flow.list);
         self.by_ends.insert((flow.info.peer, flow.info.local), handle);
+        if count > 0 {
+            self.news.note(&mut self.common_told, Wants::Any);
+        }
         self.changed = true;
         if flow.end.is_some() && count == 0 {
             self.release(handle);
@@ -386,7 +390,7 @@ impl Core {
         if let Some(listener) = listener {
             self.listeners.insert(
                 listener,
-                ListenerState { channel_mode, arrived: VecDeque::new(), told: Told::default() },
+                ListenerState { channel_mode, arrived: VecDeque::new(), told: Told::default(), token: 0 },
             );
         }
         for (of, flow) in std::mem::take(&mut self.orphans) {
@@ -405,7 +409,8 @@ impl Core {
     /// Forgets a listener; what nobody accepted is refused.
     pub(crate) fn forget_listener(&mut self, listener: u32) -> bool {
         let Some(mut state) = self.listeners.remove(&listener) else { return false };
-        self.news.satisfy(&mut state.told);
+        self.news.remove(&mut state.told);
+        self.forget_gone();
         for flow in state.arrived {
             self.refuse(flow);
         }

@@ -1,7 +1,7 @@
 //! What goes to the engine: messages, connects, closes.
 
-use super::events::Told;
 use super::flows::FlowState;
+use super::news::Told;
 use super::{Connecting, Core, FlowId};
 use crate::error::{Error, Result};
 use crate::shm::atomic::Ordering;
@@ -274,6 +274,7 @@ impl Core {
         if let Room::Lease(_, extents) = room {
             self.release_buffers(id, &extents);
         }
+        self.note_room();
         self.changed = true;
     }
 
@@ -334,7 +335,8 @@ impl Core {
             }
         });
         let local = SocketAddr::new(local.unwrap_or(IpAddr::V4(Ipv4Addr::UNSPECIFIED)), 0);
-        let connecting = Connecting { remote, local, abandoned: false, outcome: None, told: Told::default() };
+        let connecting =
+            Connecting { remote, local, abandoned: false, outcome: None, told: Told::default(), token: 0 };
         self.connects.insert(request, connecting);
         self.notify();
         Ok(request)
@@ -360,9 +362,10 @@ impl Core {
         self.over.is_some() || self.connects.get(&request).is_none_or(|connect| connect.outcome.is_some())
     }
 
-    fn remove_connect(&mut self, request: u32) {
+    pub(super) fn remove_connect(&mut self, request: u32) {
         if let Some(mut connect) = self.connects.remove(&request) {
-            self.news.satisfy(&mut connect.told);
+            self.news.remove(&mut connect.told);
+            self.forget_gone();
         }
     }
 

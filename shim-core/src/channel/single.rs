@@ -1,6 +1,6 @@
 //! The channel of a single thread: no lock, no hidden thread.
 
-use super::{ChannelInfo, ConnectId, Core, FlowId, ListenerId, Wants};
+use super::{ChannelInfo, ConnectId, Core, FlowId, ListenerId, News, Wants};
 use crate::attach::Control;
 use crate::error::{Error, Result, would_block};
 use crate::message::Message;
@@ -272,6 +272,43 @@ impl Channel {
         self.core.check_over()?;
         self.core.enter_event_mode();
         Ok(self.core.bell().wait_fd())
+    }
+
+    /// For an event loop over many flows: appends what came since the last call, at most `most`, to `out`, and says how many. See
+    /// [`crate::Attachment::take_news`].
+    ///
+    /// # Errors
+    /// [`Error::EngineLost`], [`Error::SidecarBroken`], [`Error::Forked`].
+    pub fn take_news(&mut self, out: &mut Vec<News>, most: usize) -> Result<usize> {
+        self.core.check_process()?;
+        self.core.take_news(out, most)
+    }
+
+    /// What [`Self::take_news`] calls the flow from now on; 0 until it is set.
+    ///
+    /// # Errors
+    /// [`Error::UnknownFlow`], [`Error::Forked`].
+    pub fn set_flow_token(&mut self, flow: FlowId, token: u64) -> Result<()> {
+        self.core.check_process()?;
+        self.core.set_flow_token(flow, token)
+    }
+
+    /// As [`Self::set_flow_token`].
+    ///
+    /// # Errors
+    /// [`Error::Closed`] if the listener is none, [`Error::Forked`].
+    pub fn set_listener_token(&mut self, listener: ListenerId, token: u64) -> Result<()> {
+        self.core.check_process()?;
+        self.core.set_listener_token(listener.0, token)
+    }
+
+    /// As [`Self::set_flow_token`].
+    ///
+    /// # Errors
+    /// [`Error::UnknownFlow`] after the outcome was told, [`Error::Forked`].
+    pub fn set_connect_token(&mut self, connect: ConnectId, token: u64) -> Result<()> {
+        self.core.check_process()?;
+        self.core.set_connect_token(connect.0, token)
     }
 
     /// Closes all flows in order, waits for their ends (the linger time of the options at most), and detaches.

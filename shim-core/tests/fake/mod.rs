@@ -321,11 +321,12 @@ impl Engine {
         let mut any = self.turn_done();
         while let Some((head, words)) = take(&mut self.send_ring, &self.theirs) {
             any = true;
+            // Before any answer, as the engine does: who waits for room in the ring is woken by an answer only.
+            self.send_ring.tell_head(&self.ours);
             self.handle_send(head, words);
             // A quick application keeps the send ring from ever being empty: what it released comes in between.
             self.turn_done();
         }
-        self.send_ring.tell_head(&self.ours);
         any | self.push_outgoing()
     }
 

@@ -180,7 +180,13 @@ pub(crate) mod tests {
                 cells.push(Cell { path, size, found });
             }
         }
-        Results { cells, processors: 2, company: Company::default(), took: Duration::from_secs(25) }
+        Results {
+            cells,
+            engines: 1,
+            processors: 2,
+            company: Company::default(),
+            took: Duration::from_secs(25),
+        }
     }
 
     #[test]

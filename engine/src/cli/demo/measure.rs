@@ -24,12 +24,12 @@ struct Stage {
 }
 
 /// Measures everything. Whatever happens, no process and no file stays.
-pub(crate) fn measure(plan: Plan) -> Outcome<Results> {
+pub(crate) fn measure(plan: Plan, engines: u32) -> Outcome<Results> {
     let started = clock::now();
     let account = Account::now();
     let mut progress = Progress::new(Path::ALL.len() * SIZES.len());
     progress.show("starting two sidecars and five servers");
-    let mut stage = Stage::set(plan)?;
+    let mut stage = Stage::set(plan, engines)?;
     let mut cells = Vec::new();
     // Size by size, so that whatever else this machine does meets neighbours in the table alike.
     for size in SIZES {
@@ -48,24 +48,26 @@ pub(crate) fn measure(plan: Plan) -> Outcome<Results> {
     let took = clock::now().duration_since(started);
     // The stage's processes have ended, so the system knows what they used.
     let company = account.zip(Account::now()).map(|(before, after)| after.since(before, took));
-    Ok(Results { cells, processors, company: company.unwrap_or_default(), took })
+    Ok(Results { cells, engines, processors, company: company.unwrap_or_default(), took })
 }
 
 impl Stage {
-    fn set(plan: Plan) -> Outcome<Self> {
+    fn set(plan: Plan, engines: u32) -> Outcome<Self> {
         // The family watches for Ctrl-C before there is anything to clean up, and ends before its place does.
         let watched = Family::new()?;
         let place = Place::new()?;
         let mut family = watched;
-        let port = free_udp_port()?.to_string();
+        let (port, engines) = (free_udp_port()?.to_string(), engines.to_string());
         let sockets = [place.socket(0), place.socket(1)];
         for ((socket, address), name) in
             sockets.iter().zip([FIRST, SECOND]).zip(["the first sidecar", "the second sidecar"])
         {
             let address = address.to_string();
             let arguments = ["up", "--no-config", "--log-level", "warn", "--socket", socket, "--address"];
-            let arguments: Vec<&str> =
-                arguments.into_iter().chain([&*address, "--udp-port", &port]).collect();
+            let arguments: Vec<&str> = arguments
+                .into_iter()
+                .chain([&*address, "--udp-port", &port, "--engines", &engines])
+                .collect();
             let sidecar = family.start(name, &arguments)?;
             family.await_line(sidecar, PATIENCE)?;
         }

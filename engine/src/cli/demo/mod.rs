@@ -9,7 +9,8 @@ mod plan;
 mod report;
 
 use super::{Outcome, say};
-use clap::Args;
+use clap::{Args, value_parser};
+use machnet_engine::config::MAX_ENGINES;
 
 const DETAILS: &str = "\
 It starts two sidecars (on 127.0.0.1 and 127.0.0.2), a server attached to the second, a client
@@ -24,13 +25,17 @@ pub(crate) struct Arguments {
     /// Measure for about 8 seconds instead of 25; the numbers vary more
     #[arg(long)]
     quick: bool,
+    /// Engines of each of the two sidecars
+    #[arg(long, value_name = "COUNT", default_value_t = 1, value_parser = value_parser!(u32).range(1..=i64::from(MAX_ENGINES)))]
+    engines: u32,
     /// Print the results as JSON
     #[arg(long)]
     json: bool,
 }
 
 pub(crate) fn run(arguments: &Arguments) -> Outcome {
-    let results = measure::measure(if arguments.quick { plan::QUICK } else { plan::FULL })?;
+    let plan = if arguments.quick { plan::QUICK } else { plan::FULL };
+    let results = measure::measure(plan, arguments.engines)?;
     if arguments.json {
         say(report::json(&results));
     } else {

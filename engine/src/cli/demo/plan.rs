@@ -106,6 +106,8 @@ pub(crate) struct Numbers {
 #[derive(Clone, Debug)]
 pub(crate) struct Results {
     pub(crate) cells: Vec<Cell>,
+    /// Engines of each sidecar.
+    pub(crate) engines: u32,
     /// Processors that the demo's processes shared.
     pub(crate) processors: usize,
     /// Who else used them meanwhile.

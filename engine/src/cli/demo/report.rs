@@ -38,10 +38,11 @@ pub(crate) fn text(results: &Results) -> String {
         table.row(row);
     }
     let mut out = format!(
-        "Round trips between two processes on this machine ({} processors), measured in {:.0} s.\n\
+        "Round trips between two processes on this machine ({} processors{}), measured in {:.0} s.\n\
          p50, p99: half of the answers, 99 of 100, came within this time, one message at a time.\n\
          messages/s, MB/s: answers a second, and their bytes (each way), with {THROUGHPUT_WINDOW} messages at a time.\n\n",
         results.processors,
+        if results.engines == 1 { String::new() } else { format!(", {} engines a sidecar", results.engines) },
         results.took.as_secs_f64(),
     );
     out.push_str(&table.render());
@@ -84,6 +85,7 @@ pub(crate) fn json(results: &Results) -> String {
         .collect();
     serde_json::json!({
         "version": env!("CARGO_PKG_VERSION"),
+        "engines": results.engines,
         "processors": results.processors,
         "processors_used_by_others": results.company.programs,
         "processors_stolen": results.company.machines,

@@ -97,11 +97,61 @@ const AF_INET: libc::sa_family_t = libc::AF_INET as libc::sa_family_t;
 #[expect(clippy::cast_possible_truncation, reason = "families are small numbers")]
 const AF_INET6: libc::sa_family_t = libc::AF_INET6 as libc::sa_family_t;
 
-/// The one control message that a receive may bring: the length of each datagram of a run that GRO joined.
-#[repr(C)]
-struct ReceiveControl {
-    header: libc::cmsghdr,
-    segment_bytes: c_int,
+/// Room for the control messages that a receive may bring: when the datagram arrived, and the length of each datagram of a
+/// run that GRO joined. Which of them come, and in which order, is the kernel's choice.
+#[derive(Clone, Copy)]
+#[repr(C, align(8))]
+struct ReceiveControl([u8; RECEIVE_CONTROL_BYTES]);
+
+const RECEIVE_CONTROL_BYTES: usize = CONTROL_HEADER_BYTES * 2 + size_of::<libc::timespec>() + 8;
+
+/// Bytes in front of the data of a control message (`CMSG_LEN(0)`), and what the data is padded to.
+const CONTROL_HEADER_BYTES: usize = size_of::<libc::cmsghdr>();
+const CONTROL_ALIGNMENT: usize = size_of::<usize>();
+
+/// What the control messages of one slot said.
+#[derive(Clone, Copy, Default)]
+struct Said {
+    segment_bytes: Option<usize>,
+    /// Nanoseconds of `CLOCK_REALTIME`.
+    arrived_ns: Option<u64>,
+}
+
+impl ReceiveControl {
+    /// Reads the control messages in the first `len` bytes, as the C macros `CMSG_FIRSTHDR` and `CMSG_NXTHDR` would.
+    fn read(&self, len: usize) -> Said {
+        let mut said = Said::default();
+        let mut rest = &self.0[..len.min(RECEIVE_CONTROL_BYTES)];
+        while let Some((header, _)) = rest.split_at_checked(CONTROL_HEADER_BYTES) {
+            let length =
+                usize::from_ne_bytes(*header.first_chunk().expect("a header begins with its length"));
+            let int = |at: usize| {
+                header.get(at..at + 4).and_then(|bytes| Some(c_int::from_ne_bytes(*bytes.first_chunk()?)))
+            };
+            let kind = (
+                int(mem::offset_of!(libc::cmsghdr, cmsg_level)),
+                int(mem::offset_of!(libc::cmsghdr, cmsg_type)),
+            );
+            let Some(data) = rest.get(CONTROL_HEADER_BYTES..length) else { break };
+            if kind == (Some(libc::SOL_UDP), Some(libc::UDP_GRO)) {
+                let bytes = data.first_chunk().map(|bytes| c_int::from_ne_bytes(*bytes));
+                said.segment_bytes =
+                    bytes.and_then(|bytes| usize::try_from(bytes).ok()).filter(|bytes| *bytes > 0);
+            } else if kind == (Some(libc::SOL_SOCKET), Some(libc::SCM_TIMESTAMPNS)) {
+                said.arrived_ns = nanoseconds(data);
+            }
+            rest = rest.get(length.next_multiple_of(CONTROL_ALIGNMENT)..).unwrap_or_default();
+        }
+        said
+    }
+}
+
+/// A `struct timespec` as nanoseconds.
+fn nanoseconds(bytes: &[u8]) -> Option<u64> {
+    let (seconds, rest) = bytes.split_first_chunk()?;
+    let seconds = u64::try_from(i64::from_ne_bytes(*seconds)).ok()?;
+    let nanos = u64::try_from(i64::from_ne_bytes(*rest.first_chunk()?)).ok()?;
+    seconds.checked_mul(1_000_000_000)?.checked_add(nanos)
 }
 
 /// The one control message of a send: the length into which GSO cuts the run.
@@ -120,6 +170,8 @@ pub(super) struct Received<'a> {
     pub(super) bytes: &'a [u8],
     /// Whether the kernel cut it because it was longer than a slot.
     pub(super) is_truncated: bool,
+    /// When it arrived, in nanoseconds of the wall clock, if the kernel says so.
+    pub(super) arrived_ns: Option<u64>,
 }
 
 /// Slots for one recvmmsg, and the place up to which they were handed over.
@@ -139,6 +191,7 @@ pub(super) struct ReceiveBatch {
     /// Of that slot: bytes handed over, length of its datagrams, sender.
     offset: usize,
     segment_bytes: usize,
+    arrived_ns: Option<u64>,
     from: Option<SocketAddr>,
 }
 
@@ -153,8 +206,7 @@ impl ReceiveBatch {
         let mut bytes = vec![0_u8; slots * stride_bytes + SLOT_ALIGNMENT_BYTES];
         let start_bytes = bytes.as_ptr().align_offset(SLOT_ALIGNMENT_BYTES).min(SLOT_ALIGNMENT_BYTES);
         let mut names = vec![Name::empty(); slots];
-        // SAFETY: control messages of zeros are valid: integers only.
-        let mut controls: Vec<ReceiveControl> = (0..slots).map(|_| unsafe { mem::zeroed() }).collect();
+        let mut controls = vec![ReceiveControl([0; RECEIVE_CONTROL_BYTES]); slots];
         let mut slices: Vec<libc::iovec> = (0..slots)
             .map(|slot| libc::iovec {
                 iov_base: bytes[start_bytes + slot * stride_bytes..].as_mut_ptr().cast(),
@@ -185,6 +237,7 @@ impl ReceiveBatch {
             slot: 0,
             offset: 0,
             segment_bytes: 0,
+            arrived_ns: None,
             from: None,
         }
     }
@@ -232,7 +285,9 @@ impl ReceiveBatch {
         let total_bytes = header.msg_len as usize;
         if self.offset == 0 {
             self.from = self.names[self.slot].address();
-            self.segment_bytes = self.segment_bytes_of(self.slot).unwrap_or(total_bytes);
+            let said = self.controls[self.slot].read(header.msg_hdr.msg_controllen);
+            self.segment_bytes = said.segment_bytes.unwrap_or(total_bytes);
+            self.arrived_ns = said.arrived_ns;
         }
         let is_truncated = header.msg_hdr.msg_flags & libc::MSG_TRUNC != 0;
         let start = self.start_bytes + self.slot * self.stride_bytes;
@@ -244,16 +299,8 @@ impl ReceiveBatch {
         } else {
             self.offset = end;
         }
-        Some(Received { from: self.from, bytes: &self.bytes[range], is_truncated })
-    }
-
-    fn segment_bytes_of(&self, slot: usize) -> Option<usize> {
-        if self.headers[slot].msg_hdr.msg_controllen == 0 {
-            return None;
-        }
-        let control = &self.controls[slot];
-        let is_ours = control.header.cmsg_level == libc::SOL_UDP && control.header.cmsg_type == libc::UDP_GRO;
-        usize::try_from(control.segment_bytes).ok().filter(|bytes| is_ours && *bytes > 0)
+        let arrived_ns = self.arrived_ns;
+        Some(Received { from: self.from, bytes: &self.bytes[range], is_truncated, arrived_ns })
     }
 }
 
@@ -378,10 +425,11 @@ mod tests {
     fn our_control_messages_are_laid_out_as_the_c_macros_say() {
         // SAFETY: the macros only compute.
         unsafe {
-            assert_eq!(size_of::<ReceiveControl>(), libc::CMSG_SPACE(4) as usize);
+            let stamp = u32::try_from(size_of::<libc::timespec>()).unwrap();
+            assert_eq!(size_of::<ReceiveControl>(), (libc::CMSG_SPACE(stamp) + libc::CMSG_SPACE(4)) as usize);
+            assert_eq!(CONTROL_HEADER_BYTES, libc::CMSG_LEN(0) as usize);
             assert_eq!(size_of::<SendControl>(), libc::CMSG_SPACE(2) as usize);
             assert_eq!(offset_of!(SendControl, segment_bytes), libc::CMSG_LEN(0) as usize);
-            assert_eq!(offset_of!(ReceiveControl, segment_bytes), libc::CMSG_LEN(0) as usize);
         }
     }
 

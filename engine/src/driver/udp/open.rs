@@ -94,7 +94,7 @@ pub enum Holder {
         /// Its process, where it can be seen.
         process: Option<u32>,
     },
-    /// A program that is no sidecar.
+    /// Another program; or a sidecar that sends from the port, which takes no lock.
     OtherProgram {
         /// The port, for the advice.
         port: u16,
@@ -115,7 +115,8 @@ impl fmt::Display for Holder {
             }
             Self::OtherProgram { port } => write!(
                 f,
-                "a program that is no sidecar (`ss -ulpn sport = :{port}` names it): stop it or use another port"
+                "another program, or a sidecar that sends from it (udp_ports); `ss -ulpn sport = :{port}` names it: stop it or use \
+                 another port"
             ),
         }
     }
@@ -267,6 +268,8 @@ fn prepare(
     // Kernels before 4.18 and 5.0 know neither and say so.
     let has_gso = config.use_gso && sys::int_option(socket.as_fd(), libc::SOL_UDP, libc::UDP_SEGMENT).is_ok();
     let has_gro = config.use_gro && sys::set_option(socket.as_fd(), libc::SOL_UDP, libc::UDP_GRO, 1).is_ok();
+    // Without the times of arrival an engine that waits for its processor looks like a slow path; nothing else fails.
+    let _: io::Result<()> = sys::set_option(socket.as_fd(), libc::SOL_SOCKET, libc::SO_TIMESTAMPNS, 1);
     Ok(Opened {
         max_datagram: max_datagram(bound, interface_mtu),
         socket,

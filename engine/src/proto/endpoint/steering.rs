@@ -201,7 +201,7 @@ impl Endpoint {
             }
             backward = backward.or(host.heard);
         }
-        flow.on_syn_ack(now, answer, config);
+        flow.on_syn_ack(now, datagram.waited, answer, config);
         flow.route.on_peer(answer.engines, answer.hears_at, forward, config);
         if config.engines > 1 {
             flow.route.tell(backward);

@@ -1,6 +1,6 @@
 //! What was lost, and when to send it again: by overtaking packets, by time, by a silent tail, by a nudge.
 
-use super::{Content, LostFlags, MAX_PACKETS, REORDER_PACKETS, Sender, State};
+use super::{Content, LostFlags, MAX_PACKETS, MAX_REORDER_PACKETS, REORDER_PACKETS, Sender, State};
 use crate::proto::congestion::Controller;
 use crate::proto::pmtu::{BASE, PathSize};
 use crate::proto::rtt::Rtt;
@@ -9,6 +9,10 @@ use crate::proto::{Config, Counters};
 
 /// Longest wait between two retransmissions of the same tail.
 const MAX_TIMEOUT: Duration = Duration::from_millis(500);
+/// A packet called lost is remembered for so long at least.
+const LEAST_MEMORY: Duration = Duration::from_millis(1);
+/// What a late packet taught is believed for so long.
+const PATIENCE_LASTS: Duration = Duration::from_millis(100);
 /// From this timeout in a row on everything in flight counts as lost.
 const GIVE_UP_TIMEOUTS: u32 = 2;
 
@@ -26,6 +30,7 @@ impl Sender {
         let mut lost = LostFlags::default();
         let delay = rtt.loss_delay()
             + if self.reorder_packets > REORDER_PACKETS { rtt.smoothed() } else { Duration::ZERO };
+        let delay = if now < self.patient_until { delay.max(self.patience) } else { delay };
         let overtaken =
             usize::try_from((self.largest_acked + 1).saturating_sub(self.first_number)).unwrap_or(0);
         for place in 0..overtaken.min(self.packets.len()) {
@@ -132,8 +137,17 @@ impl Sender {
         lost
     }
 
+    /// A packet that was called lost has come after all: the path delays by so much more.
+    pub(super) fn learn_reordering(&mut self, now: Instant, sent_at: Instant, distance: u64) {
+        self.reorder_packets = self.reorder_packets.max(distance + 1).min(MAX_REORDER_PACKETS);
+        let took = now.since(sent_at);
+        let patience = Duration::from_nanos(took.as_nanos() / 8 * 9);
+        self.patience = if now < self.patient_until { self.patience.max(patience) } else { patience };
+        self.patient_until = now + PATIENCE_LASTS;
+    }
+
     pub(super) fn forget_settled(&mut self, rtt: &Rtt) {
-        let memory = rtt.smoothed().times(4);
+        let memory = rtt.smoothed().times(4).max(LEAST_MEMORY);
         while let Some(packet) = self.packets.front() {
             let keep = match packet.state {
                 State::InFlight => true,

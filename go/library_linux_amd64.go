@@ -1,0 +1,5 @@
+//go:build cgo && !machnet_pkgconfig
+
+package machnet
+
+import _ "github.com/machnet/machnet/go/platform/linux_amd64" // The library that native.go calls.

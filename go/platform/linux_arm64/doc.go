@@ -1,0 +1,5 @@
+// Package linux_arm64 brings Machnet's library for Linux on 64-bit ARM processors, with glibc 2.28 or newer. It has nothing to call: package
+// machnet imports it on that platform, so that the linker finds the library.
+//
+// It is a module of its own, so that a program downloads the library of its own platform only.
+package linux_arm64
