@@ -47,8 +47,11 @@ fn main() {
 /// Two hosts that never met, and the client's and the listener's engine.
 fn strangers(engines: u8, spread: Spread, seed: u64, costs: Costs) -> (Fleet, usize, u8) {
     let mut rng = Rng::new([seed, 11]);
-    let plans =
-        [1, 2].map(|last| HostPlan { spread, ..HostPlan::new([10, 0, 0, last], engines, rng.next_u64()) });
+    let plans = [1, 2].map(|last| HostPlan {
+        spread,
+        ports: PORTS,
+        ..HostPlan::new([10, 0, 0, last], engines, rng.next_u64())
+    });
     let client = usize::try_from(rng.below(u64::from(engines))).unwrap_or(0);
     let listener = u8::try_from(rng.below(u64::from(engines))).unwrap_or(0);
     (Fleet::new(plans.to_vec(), costs), client, listener)
@@ -59,7 +62,7 @@ fn connect(fleet: &mut Fleet, client: (usize, usize), listener: (usize, u8)) -> 
     let begun_ns = fleet.now_ns;
     let flow = fleet.connect(client, listener);
     let connected = |fleet: &Fleet| fleet.connected_at(client.0, client.1, flow).is_some();
-    assert!(fleet.run(60 * SECOND, connected), "a connect on a clean network succeeds");
+    assert!(fleet.run(50 * SECOND, connected), "a connect on a clean network succeeds");
     let at_ns = fleet.connected_at(client.0, client.1, flow).unwrap_or(0);
     (flow, (at_ns - begun_ns).saturating_sub(2 * fleet.costs.one_way_ns))
 }
@@ -243,16 +246,19 @@ fn observe_one(fleet: &mut Fleet, client: (usize, usize), listener: (usize, u8))
     fleet.run(10 * fleet.costs.hand_over_ns, |_| false);
 }
 
-/// What a datagram costs an endpoint here, from questions and answers between two of one engine each.
+/// What a datagram costs an endpoint here, from questions and answers between two of one engine each: the best of some
+/// runs, because nothing makes one quicker than it is.
 fn measured_costs() -> Costs {
-    const QUESTIONS: u64 = 20_000;
+    const RUNS: u64 = 20;
+    const QUESTIONS: u64 = 1_000;
     let (mut fleet, client, listener) = strangers(1, Spread::Learned, 1, Costs::default());
     let (flow, _) = connect(&mut fleet, (0, client), (1, listener));
-    fleet.ping_pong(0, client, flow, 1_000);
-    let before = fleet.sent;
-    let (time, ()) = cpu::timed(|| fleet.ping_pong(0, client, flow, QUESTIONS));
-    let datagrams = u128::from(fleet.sent - before);
-    // Each is made once and handled once; this harness is part of it, so real engines are quicker.
-    let half_ns = u64::try_from(time.as_nanos() / datagrams / 2).unwrap_or(1_000).max(1);
+    let mut run = || {
+        let before = fleet.sent;
+        let (time, ()) = cpu::timed(|| fleet.ping_pong(0, client, flow, QUESTIONS));
+        // Each datagram is made once and handled once; this harness is part of it, so real engines are quicker.
+        u64::try_from(time.as_nanos() / u128::from(fleet.sent - before) / 2).unwrap_or(u64::MAX).max(1)
+    };
+    let half_ns = (0..RUNS).map(|_| run()).min().unwrap_or(1);
     Costs { receive_ns: half_ns, send_ns: half_ns, ..Costs::default() }
 }

@@ -7,6 +7,7 @@
 
 use super::ports::{Pair, PortRange};
 use super::rng::Rng;
+use std::collections::VecDeque;
 use std::net::IpAddr;
 
 /// Equations that only confirmed what others said before the map foretells anything.
@@ -15,6 +16,8 @@ const LEAST_CONFIRMED: u32 = 8;
 const TRUSTED: u32 = 64;
 /// Contradictions before the map gives up.
 const MOST_CONTRADICTIONS: u32 = 8;
+/// Packets that are remembered, because the same one once more confirms nothing.
+const REMEMBERED: usize = 64;
 /// Pairs that are looked at to find one that lands where it should.
 const MOST_DRAWS: u32 = 192;
 
@@ -63,6 +66,7 @@ struct Family {
     /// Independent equations, highest pivot first.
     equations: Vec<Equation>,
     confirmed: u32,
+    recent: VecDeque<Bits>,
     /// The last packet's: ports that were never seen have bits of which nothing is known.
     seen: Pair,
 }
@@ -101,7 +105,13 @@ impl QueueMap {
         }
         let family = &mut self.families[usize::from(ip.is_ipv6())];
         family.seen = pair;
-        let (bits, known) = family.reduce(Bits::new(ip, pair));
+        let bits = Bits::new(ip, pair);
+        let is_repeat = family.recent.contains(&bits);
+        if !is_repeat {
+            family.recent.truncate(REMEMBERED - 1);
+            family.recent.push_front(bits);
+        }
+        let (bits, known) = family.reduce(bits);
         let queue = queue ^ known;
         match bits.pivot() {
             Some(pivot) => {
@@ -109,7 +119,7 @@ impl QueueMap {
                 family.equations.insert(place, Equation { pivot, bits, queue });
             }
             None if queue == 0 => {
-                family.confirmed = family.confirmed.saturating_add(1);
+                family.confirmed = family.confirmed.saturating_add(u32::from(!is_repeat));
                 if family.confirmed >= TRUSTED {
                     self.contradictions = 0;
                 }

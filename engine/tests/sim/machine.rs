@@ -5,10 +5,11 @@ use crate::mutant::Mutation;
 use crate::oracle::{Place, State};
 use crate::scenario::{HostPlan, MS, Scenario};
 use crate::tenancy::Tenancy;
-use crate::world::{Happening, Received, Unit, World};
+use crate::world::{Happening, Received, Unit, World, address};
 use machnet_engine::driver::memory::OpaqueHash;
 use machnet_engine::proto::{Endpoint, Handling};
 use std::collections::VecDeque;
+use std::net::SocketAddr;
 
 /// What the engines of a host share: nothing but this.
 #[derive(Debug)]
@@ -160,17 +161,22 @@ impl World {
         if !steady || self.scenario.rehashes() {
             return Vec::new();
         }
+        let side = |place: Place| &self.oracle.connections[place.connection].sides[place.side];
         let stats = |place: Place| {
-            let side = &self.oracle.connections[place.connection].sides[place.side];
+            let side = side(place);
             let stats = self.units[side.unit].endpoint.as_ref()?.stats(side.flow?)?;
-            (side.state == State::Open && stats.is_direct).then_some(stats.taken_over)
+            // A pair that was only foretold may turn out to be wrong.
+            let other = &self.units[self.oracle.connections[place.connection].sides[1 - place.side].unit];
+            let from = SocketAddr::new(address(side.host).ip(), stats.pair.from);
+            let to = SocketAddr::new(address(other.host).ip(), stats.pair.to);
+            let lands = self.machines[other.host].nic.queue(from, to) == usize::from(other.engine);
+            (side.state == State::Open && stats.is_direct && lands).then_some(stats.taken_over)
         };
         (0..self.apps.len())
             .flat_map(|connection| [0, 1].map(|side| Place { connection, side }))
             .filter(|place| stats(place.peer()).is_some())
             .filter_map(|place| {
-                let sender = &self.oracle.connections[place.connection].sides[1 - place.side];
-                let timeouts = self.units[sender.unit].endpoint.as_ref()?.counters().timeouts;
+                let timeouts = self.units[side(place.peer()).unit].endpoint.as_ref()?.counters().timeouts;
                 Some((place, stats(place)?, timeouts))
             })
             .collect()
