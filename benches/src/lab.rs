@@ -106,6 +106,9 @@ pub struct Totals {
     pub dropped: u64,
 }
 
+/// Says of a datagram at the switch, by the time, its receiver and its bytes, whether it is lost.
+pub type Eats = Box<dyn FnMut(u64, usize, &[u8]) -> bool>;
+
 /// The network and its hosts.
 pub struct Lab<N> {
     path: Path,
@@ -121,7 +124,7 @@ pub struct Lab<N> {
     /// What happened so far.
     pub totals: Totals,
     /// Asked for every datagram at the switch: `true` loses it.
-    pub eats: Option<Box<dyn FnMut(u64, usize, &[u8]) -> bool>>,
+    pub eats: Option<Eats>,
 }
 
 impl<N> std::fmt::Debug for Lab<N> {

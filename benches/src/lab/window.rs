@@ -7,8 +7,8 @@ use super::Node;
 const WINDOW_PACKETS: u64 = 32;
 const TIMER_NS: u64 = 3_000_000_000;
 /// Payload of a packet, and the bytes of IP, UDP and its own header in front (the original's header has 54).
-const PAYLOAD_BYTES: u64 = 1_418;
-const HEADER_BYTES: u64 = 54;
+const PAYLOAD_BYTES: usize = 1_418;
+const HEADER_BYTES: usize = 54;
 const IP_UDP_BYTES: u64 = 28;
 
 /// A host that sends without end to another, or receives.
@@ -67,7 +67,7 @@ impl Node for WindowNode {
     }
 
     fn poll_transmit(&mut self, _: u64) -> Option<(usize, Vec<u8>)> {
-        let mut bytes = vec![0; HEADER_BYTES as usize];
+        let mut bytes = vec![0; HEADER_BYTES];
         let Some(to) = self.to else {
             let (to, missing) = self.answers.pop()?;
             bytes[..8].copy_from_slice(&missing.to_be_bytes());
@@ -81,7 +81,7 @@ impl Node for WindowNode {
             }
             None => return None,
         };
-        bytes.resize((HEADER_BYTES + PAYLOAD_BYTES) as usize, 0);
+        bytes.resize(HEADER_BYTES + PAYLOAD_BYTES, 0);
         bytes[..8].copy_from_slice(&number.to_be_bytes());
         Some((to, bytes))
     }
@@ -91,6 +91,6 @@ impl Node for WindowNode {
     }
 
     fn received_bytes(&self) -> u64 {
-        self.missing * PAYLOAD_BYTES
+        self.missing * PAYLOAD_BYTES as u64
     }
 }
