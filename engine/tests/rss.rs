@@ -8,7 +8,7 @@ mod fleet;
 use fleet::{Costs, Fleet, HostPlan, PORT, UDP_PORT};
 use machnet_engine::driver::memory::OpaqueHash;
 use machnet_engine::proto::rng::Rng;
-use machnet_engine::proto::time::Instant;
+use machnet_engine::proto::time::{Duration, Instant};
 use machnet_engine::proto::{Config, Datagram, Endpoint, Handling, Pair, PortRange, Spread};
 use machnet_engine::wire::header::{ConnectionId, Emitter, Packet, Refusal, Syn, WireLimits, parse};
 use std::net::SocketAddr;
@@ -231,7 +231,7 @@ fn endpoint(engine: u8, engines: u8) -> Endpoint {
 
 fn give(endpoint: &mut Endpoint, landed: Option<u8>, bytes: &[u8]) -> Handling {
     let from = SocketAddr::from(([10, 0, 0, 9], UDP_PORT + 7));
-    let datagram = Datagram { from, to_port: UDP_PORT, landed, bytes };
+    let datagram = Datagram { from, to_port: UDP_PORT, landed, bytes, waited: Duration::ZERO };
     endpoint.handle_datagram(Instant::from_nanos(1_000_000_000), &datagram, &mut fleet::App::default())
 }
 
@@ -290,7 +290,13 @@ fn a_flood_of_syns_is_answered_and_forgotten() {
         });
         let from =
             SocketAddr::from((rng.next_u32().to_be_bytes(), 1 + u16::try_from(number % 60_000).unwrap()));
-        let datagram = Datagram { from, to_port: UDP_PORT, landed: None, bytes: emitter.as_bytes() };
+        let datagram = Datagram {
+            from,
+            to_port: UDP_PORT,
+            landed: None,
+            bytes: emitter.as_bytes(),
+            waited: Duration::ZERO,
+        };
         assert_eq!(endpoint.handle_datagram(now, &datagram, &mut app), Handling::Done);
         // The engine gets to its output only now and then.
         while number % 400 == 0 && endpoint.poll_transmit(now).is_some() {

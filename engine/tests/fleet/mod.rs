@@ -290,7 +290,7 @@ impl Fleet {
         let now = Instant::from_nanos(self.now_ns);
         let state = &mut self.hosts[host].engines[engine];
         let Frame { from, to_port, landed, ref bytes } = frame;
-        let datagram = Datagram { from, to_port, landed, bytes };
+        let datagram = Datagram { from, to_port, landed, bytes, waited: Duration::ZERO };
         match state.endpoint.handle_datagram(now, &datagram, &mut state.app) {
             Handling::Done => self.pump(host, engine, lose),
             Handling::HandOver(owner) => {
