@@ -55,6 +55,7 @@ trap 'rm -rf "$clean"' EXIT
 (cd "$clean" && npm install --silent --ignore-scripts --no-package-lock --prefer-offline "$work"/packages/*.tgz) ||
     skip "npm install failed: no way to its registry?"
 cp -r node/examples node/README.md "$clean"
+cp README.md "$clean/README.project.md"
 mkdir "$clean/tests"
 cp node/tests/*.js node/tests/*.?ts node/tests/package.json node/tests/package-lock.json "$clean/tests"
 (cd "$clean/tests" && npm ci --silent --ignore-scripts --prefer-offline) ||

@@ -75,6 +75,10 @@ class _Missing:
         _missing()
 
 
+class Arrival(_Missing):
+    """Only ``attach`` leads to one."""
+
+
 class Canceller(_Missing):
     """Only ``attach`` leads to one."""
 

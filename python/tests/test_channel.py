@@ -175,19 +175,20 @@ def test_a_killed_sidecar_ends_every_wait(mortal_sidecar: Sidecar) -> None:
 def test_after_the_sidecar_came_back_a_program_attaches_again(mortal_sidecar: Sidecar) -> None:
     for generation in range(3):
         channel = mortal_sidecar.attach()
-        with channel.listen("0.0.0.0:0") as listener, channel.connect(listener.address) as flow:
-            peer = listener.accept(LONG)
-            flow.send(b"%d" % generation)
-            assert peer.recv(LONG) == b"%d" % generation
-            mortal_sidecar.process.kill()
-            with pytest.raises(errors.EngineLost):
-                peer.recv(LONG)
-            mortal_sidecar.process.wait()
-            with pytest.raises(errors.NoSidecar):
-                mortal_sidecar.attach()
-            mortal_sidecar.start()
-            with pytest.raises(errors.EngineLost):
-                flow.send(b"x")  # The old channel stays lost.
+        listener = channel.listen("0.0.0.0:0")
+        flow = channel.connect(listener.address)
+        peer = listener.accept(LONG)
+        flow.send(b"%d" % generation)
+        assert peer.recv(LONG) == b"%d" % generation
+        mortal_sidecar.process.kill()
+        with pytest.raises(errors.EngineLost):
+            peer.recv(LONG)
+        mortal_sidecar.process.wait()
+        with pytest.raises(errors.NoSidecar):
+            mortal_sidecar.attach()
+        mortal_sidecar.start()
+        with pytest.raises(errors.EngineLost):
+            flow.send(b"x")  # The old channel stays lost.
         with pytest.raises(errors.EngineLost):
             channel.close()
     mortal_sidecar.attach().close()
@@ -245,7 +246,8 @@ def test_channel_mode_has_one_queue(channel: machnet.Channel, pair: Pair) -> Non
     while channel.try_send_to(number, b"fill"):
         pass
     with pytest.raises(errors.TimedOut):
-        channel.send_to(number, b"full", 0.01)
+        while True:  # Until the receiver's room is full, too.
+            channel.send_to(number, b"full", 0.01)
     assert ours.recv(LONG) == b"fill"
     channel.send_to(number, b"last", LONG)
     assert channel.flow_stats(number).messages_sent > 1
@@ -279,7 +281,10 @@ def test_news_name_the_flows_that_have_something(channel: machnet.Channel) -> No
     assert news() == [(3, machnet.News.RECEIVE)]
     assert theirs.try_recv() == b"x"
     ours.close()
-    assert news() == [(3, machnet.News.RECEIVE | machnet.News.ENDED)]
+    told = {}
+    while 3 not in told:  # Our own end, without a token, may be told first.
+        told |= dict(news())
+    assert told[3] == machnet.News.RECEIVE | machnet.News.ENDED
     theirs.close()
 
 
