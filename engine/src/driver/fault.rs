@@ -257,6 +257,10 @@ impl<D: Driver, C: FnMut() -> Instant + Send> Driver for FaultDriver<D, C> {
         self.inner.receive_ports()
     }
 
+    fn begin_cycle(&mut self) {
+        self.inner.begin_cycle();
+    }
+
     fn receive(&mut self, each: impl FnMut(&Arrival<'_>)) -> io::Result<usize> {
         self.inner.receive(each)
     }

@@ -53,8 +53,8 @@ pub struct Arrival<'a> {
     pub from: SocketAddr,
     /// Our UDP port that it was sent to.
     pub to_port: u16,
-    /// How long it lay in the receive queue, because its engine slept or had to wait for its processor. Zero where the path
-    /// does not tell.
+    /// How long it lay in the receive queue when the engine's cycle began, because the engine slept or had to wait for its
+    /// processor. Zero if it came later, and where the path does not tell.
     pub waited: Duration,
     /// The UDP payload.
     pub bytes: &'a [u8],
@@ -78,6 +78,9 @@ pub trait Driver: Send {
     fn receive_ports(&self) -> PortRange {
         PortRange::only(self.local_address().port())
     }
+
+    /// A cycle of the engine begins: [`Arrival::waited`] counts up to this time, which is the `now` of everything in the cycle.
+    fn begin_cycle(&mut self) {}
 
     /// Hands up to [`RECEIVE_BURST`] waiting datagrams to `each`, in order of arrival, and returns how many. Never blocks.
     /// The bytes are lent for the call. An error is of the path as a whole (an interface that went away), not of a datagram.

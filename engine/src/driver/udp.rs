@@ -133,8 +133,8 @@ pub struct UdpDriver {
     lock: Arc<AddressLock>,
     max_datagram: usize,
     incoming: ReceiveBatch,
-    /// When the batch was received, by the wall clock.
-    received_ns: u64,
+    /// When the engine's cycle began, by the wall clock.
+    cycle_ns: u64,
     /// Slots that the next receive asks for.
     receive_limit: usize,
     /// The last receive brought as many large datagrams as it asked for, so that more are likely to wait.
@@ -209,7 +209,7 @@ impl UdpDriver {
             socket: opened.socket,
             lock,
             max_datagram,
-            received_ns: 0,
+            cycle_ns: 0,
             incoming: ReceiveBatch::new(RECEIVE_BURST, slot_bytes),
             receive_limit: 1,
             more_may_wait: false,
@@ -251,7 +251,6 @@ impl UdpDriver {
             self.counters.receive_calls += 1;
             match self.incoming.receive(self.socket.as_fd(), self.receive_limit) {
                 Ok(filled) => {
-                    self.received_ns = clock::wall_ns();
                     let bytes = self.incoming.received_bytes();
                     // Small ones are not worth a question whose answer may be no.
                     self.more_may_wait = filled == self.receive_limit && bytes >= RECEIVE_CALL_BYTES / 2;
@@ -371,6 +370,11 @@ impl Driver for UdpDriver {
         self.sources.range()
     }
 
+    #[inline]
+    fn begin_cycle(&mut self) {
+        self.cycle_ns = clock::wall_ns();
+    }
+
     fn receive(&mut self, mut each: impl FnMut(&Arrival<'_>)) -> io::Result<usize> {
         let (mut handed, mut calls) = (0, 0);
         let local_port = self.lock.address().port();
@@ -391,7 +395,7 @@ impl Driver for UdpDriver {
                 self.counters.dropped_error += 1;
                 continue;
             };
-            let waited = received.arrived_ns.map_or(Duration::ZERO, |at_ns| waited(self.received_ns, at_ns));
+            let waited = received.arrived_ns.map_or(Duration::ZERO, |at_ns| waited(self.cycle_ns, at_ns));
             each(&Arrival { from, to_port: local_port, waited, bytes: received.bytes });
             handed += 1;
         }

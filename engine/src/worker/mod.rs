@@ -128,6 +128,7 @@ impl<D: Driver> Worker<D> {
     /// One turn. Answers how much was done; 0 means that nothing is to be done now.
     pub fn duty_cycle(&mut self, now: Instant) -> usize {
         self.host.now = now;
+        self.driver.begin_cycle();
         let mut work = 0;
         if now >= self.next_look {
             self.next_look = now + rest::LOOK_INTERVAL;
