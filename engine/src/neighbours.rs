@@ -1,5 +1,5 @@
 //! What the engines of one sidecar hand each other: datagrams that landed at the wrong one, and whole messages between
-//! applications of this host whose channels are on different engines ([`crate::bridge`]).
+//! applications of this host whose channels are on different engines (`bridge`).
 //!
 //! Engines share no flow, no table and no lock. Between them are queues of a fixed size: one inbox of frames for each engine,
 //! and one queue of parcels for each ordered pair of engines, so that none can fill what another needs. A datagram that finds
