@@ -7,7 +7,7 @@ use std::io;
 use std::net::SocketAddr;
 use std::os::fd::BorrowedFd;
 
-use super::{Arrival, Driver, DriverCounters};
+use super::{Arrival, Driver, DriverCounters, PathState};
 use crate::proto::PortRange;
 use crate::proto::rng::Rng;
 use crate::proto::time::{Duration, Instant};
@@ -257,8 +257,8 @@ impl<D: Driver, C: FnMut() -> Instant + Send> Driver for FaultDriver<D, C> {
         self.inner.receive_ports()
     }
 
-    fn begin_cycle(&mut self) {
-        self.inner.begin_cycle();
+    fn begin_cycle(&mut self, now: Instant) {
+        self.inner.begin_cycle(now);
     }
 
     fn receive(&mut self, each: impl FnMut(&Arrival<'_>)) -> io::Result<usize> {
@@ -315,6 +315,18 @@ impl<D: Driver, C: FnMut() -> Instant + Send> Driver for FaultDriver<D, C> {
 
     fn wait_fd(&self) -> Option<BorrowedFd<'_>> {
         self.inner.wait_fd()
+    }
+
+    fn prepare_sleep(&mut self) -> bool {
+        self.inner.prepare_sleep()
+    }
+
+    fn poll_timeout(&self) -> Option<Instant> {
+        self.inner.poll_timeout()
+    }
+
+    fn state(&self) -> PathState {
+        self.inner.state()
     }
 
     fn counters(&self) -> DriverCounters {

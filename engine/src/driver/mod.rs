@@ -5,13 +5,16 @@
 //! there is no dynamic call per datagram.
 
 pub mod fault;
+pub mod frame;
 pub mod lock;
+mod mac;
 pub mod memory;
 mod sys;
 pub mod udp;
 
+pub use self::mac::MacAddress;
 use crate::proto::PortRange;
-use crate::proto::time::Duration;
+use crate::proto::time::{Duration, Instant};
 use std::io;
 use std::net::SocketAddr;
 use std::os::fd::BorrowedFd;
@@ -79,8 +82,11 @@ pub trait Driver: Send {
         PortRange::only(self.local_address().port())
     }
 
-    /// A cycle of the engine begins: [`Arrival::waited`] counts up to this time, which is the `now` of everything in the cycle.
-    fn begin_cycle(&mut self) {}
+    /// A cycle of the engine begins, in which the network is asked: [`Arrival::waited`] counts up to `now`, and everything that
+    /// the driver does in this cycle happens then.
+    fn begin_cycle(&mut self, now: Instant) {
+        let _ = now;
+    }
 
     /// Hands up to [`RECEIVE_BURST`] waiting datagrams to `each`, in order of arrival, and returns how many. Never blocks.
     /// The bytes are lent for the call. An error is of the path as a whole (an interface that went away), not of a datagram.
@@ -111,6 +117,34 @@ pub trait Driver: Send {
     /// engine sleeps only after a `receive` that returned 0.
     fn wait_fd(&self) -> Option<BorrowedFd<'_>>;
 
+    /// The engine is about to sleep on [`Self::wait_fd`]. `false`: something came meanwhile, or the path cannot wake anybody now, so it
+    /// must not sleep for long.
+    fn prepare_sleep(&mut self) -> bool {
+        true
+    }
+
+    /// When the driver has something of its own to do, such as asking for a hardware address once more: `begin_cycle` is to be
+    /// called by then. None: never.
+    fn poll_timeout(&self) -> Option<Instant> {
+        None
+    }
+
+    /// Whether datagrams can pass.
+    fn state(&self) -> PathState {
+        PathState::Up
+    }
+
     /// What was counted so far.
     fn counters(&self) -> DriverCounters;
+}
+
+/// Whether datagrams can pass.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum PathState {
+    /// They can, as far as this host knows.
+    Up,
+    /// Not now; flows live on and repeat what is lost.
+    Down,
+    /// The interface does not exist any more: flows and listeners end. It may come back.
+    Gone,
 }

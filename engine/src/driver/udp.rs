@@ -29,7 +29,7 @@ use super::{Arrival, Driver, DriverCounters, RECEIVE_BURST, sys};
 use crate::clock;
 use crate::config::{share, source_ports};
 use crate::proto::PortRange;
-use crate::proto::time::Duration;
+use crate::proto::time::{Duration, Instant};
 
 /// Bytes of a receive slot when GRO may join datagrams: a run is an IP packet to the kernel, so it is below 64 KiB.
 const GRO_SLOT_BYTES: usize = 65_536;
@@ -371,7 +371,7 @@ impl Driver for UdpDriver {
     }
 
     #[inline]
-    fn begin_cycle(&mut self) {
+    fn begin_cycle(&mut self, _: Instant) {
         self.cycle_ns = clock::wall_ns();
     }
 

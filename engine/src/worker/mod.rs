@@ -128,7 +128,10 @@ impl<D: Driver> Worker<D> {
     /// One turn. Answers how much was done; 0 means that nothing is to be done now.
     pub fn duty_cycle(&mut self, now: Instant) -> usize {
         self.host.now = now;
-        self.driver.begin_cycle();
+        let asks = now >= self.next_question || self.endpoint.flows() > 0;
+        if asks {
+            self.driver.begin_cycle(now);
+        }
         let mut work = 0;
         if now >= self.next_look {
             self.next_look = now + rest::LOOK_INTERVAL;
@@ -142,7 +145,7 @@ impl<D: Driver> Worker<D> {
         let taken = self.take_from_tenants(now);
         self.passed_over = self.asks_by_call && taken > 0 && !self.passed_over;
         work += taken;
-        if !self.passed_over {
+        if asks && !self.passed_over {
             work += self.receive(now);
         }
         if !self.host.relieved.is_empty() {
@@ -251,9 +254,6 @@ impl<D: Driver> Worker<D> {
     }
 
     fn receive(&mut self, now: Instant) -> usize {
-        if now < self.next_question && self.endpoint.flows() == 0 {
-            return 0;
-        }
         let Self { driver, endpoint, host, .. } = self;
         let received = driver.receive(|&Arrival { from, to_port, waited, bytes }| {
             let datagram = Datagram { from, to_port, landed: None, waited, bytes };

@@ -179,7 +179,12 @@ impl<D: Driver> Worker<D> {
         if !self.backlog.is_empty() {
             until = until.min(now + BACKLOG_SLEEP);
         }
-        let is_blind = self.driver.wait_fd().is_none() || self.driver.is_transmit_pending();
+        if let Some(due) = self.driver.poll_timeout() {
+            until = until.min(due);
+        }
+        let is_blind = self.driver.wait_fd().is_none()
+            || self.driver.is_transmit_pending()
+            || !self.driver.prepare_sleep();
         if is_blind || self.host.owes_neighbours() {
             until = until.min(now + BLIND_SLEEP);
         }
