@@ -69,11 +69,6 @@ impl Wire {
             Kind::Memif { .. } => None,
         }
     }
-
-    /// The address that the server's sidecar is reached at.
-    pub(crate) const fn server_address() -> &'static str {
-        ADDRESSES[1]
-    }
 }
 
 /// The command that measures a path which this user may not have, or that this build has not.
