@@ -9,10 +9,12 @@ pub mod frame;
 pub mod lock;
 mod mac;
 pub mod memory;
+mod route;
 mod sys;
 pub mod udp;
 
 pub use self::mac::MacAddress;
+pub use self::route::{Route, RouteError, address_with_prefix, is_host, network_of};
 use crate::proto::PortRange;
 use crate::proto::time::{Duration, Instant};
 use std::io;
