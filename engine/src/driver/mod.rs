@@ -6,9 +6,11 @@
 
 pub mod fault;
 pub mod frame;
+pub mod interface;
 pub mod lock;
 mod mac;
 pub mod memory;
+mod netlink;
 mod route;
 mod sys;
 pub mod udp;
