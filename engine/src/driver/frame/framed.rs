@@ -1,7 +1,6 @@
 //! A [`Driver`] on top of a [`FrameDriver`]: what the interface's frames are to the engine.
 
-use super::super::{Arrival, Driver, DriverCounters, MacAddress, PathState, RECEIVE_BURST};
-use super::routes::Route;
+use super::super::{Arrival, Driver, DriverCounters, MacAddress, PathState, RECEIVE_BURST, Route};
 use super::station::{Shared, Station, Way};
 use super::{FrameDriver, LinkState, SentChecksum, ethernet, ipv4, udp};
 use crate::proto::PortRange;

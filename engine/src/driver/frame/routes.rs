@@ -2,27 +2,7 @@
 
 use std::net::Ipv4Addr;
 
-/// One rule of the way to other hosts. Of several that match, the one with the longest prefix holds.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub struct Route {
-    /// The addresses that it is for ...
-    pub network: Ipv4Addr,
-    /// ... which share so many leading bits, 0 to 32; with 0 it is for all.
-    pub prefix_bits: u8,
-    /// The gateway, which is on the link; none: the destinations themselves are.
-    pub via: Option<Ipv4Addr>,
-}
-
-impl Route {
-    fn matches(&self, address: Ipv4Addr) -> bool {
-        let mask = mask(self.prefix_bits);
-        address.to_bits() & mask == self.network.to_bits() & mask
-    }
-}
-
-fn mask(prefix_bits: u8) -> u32 {
-    u32::MAX.checked_shl(32 - u32::from(prefix_bits.min(32))).unwrap_or(0)
-}
+use super::super::{Route, network_of};
 
 /// All ways of one host.
 #[derive(Clone, Debug)]
@@ -36,11 +16,13 @@ pub(super) struct Routes {
 impl Routes {
     /// The ways of a host with this address: the link's own network, and `others`.
     pub(super) fn new(address: Ipv4Addr, prefix_bits: u8, others: &[Route]) -> Self {
-        let mut routes = vec![Route { network: address, prefix_bits, via: None }];
+        let mut routes = vec![Route { network: network_of(address, prefix_bits), prefix_bits, via: None }];
         routes.extend(others);
         // Stable: of two equal ones the link's own holds.
         routes.sort_by_key(|route| std::cmp::Reverse(route.prefix_bits));
-        let broadcast = Ipv4Addr::from_bits(address.to_bits() | !mask(prefix_bits));
+        let broadcast = Ipv4Addr::from_bits(
+            address.to_bits() | u32::MAX.checked_shr(u32::from(prefix_bits)).unwrap_or(0),
+        );
         Self { routes, broadcast: (prefix_bits < 31).then_some(broadcast) }
     }
 
@@ -49,7 +31,7 @@ impl Routes {
         if !self.is_of_one_host(address) {
             return None;
         }
-        let route = self.routes.iter().find(|route| route.matches(address))?;
+        let route = self.routes.iter().find(|route| route.contains(address))?;
         Some(route.via.unwrap_or(address))
     }
 
