@@ -11,6 +11,7 @@ pub mod lock;
 mod mac;
 pub mod memory;
 mod netlink;
+pub mod packet;
 mod route;
 mod sys;
 pub mod udp;
