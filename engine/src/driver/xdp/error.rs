@@ -2,7 +2,10 @@
 
 use super::attach::Mode;
 use super::channel::ChannelError;
+use crate::driver::interface::InterfaceError;
+use crate::driver::lock::LockError;
 use std::io;
+use std::net::SocketAddr;
 
 /// Why the driver was not opened.
 #[derive(Debug, thiserror::Error)]
@@ -11,7 +14,18 @@ pub enum OpenError {
     /// The settings do not fit this driver.
     #[error("{0}")]
     Settings(String),
-    /// There is no such interface.
+    /// The interface was not found.
+    #[error(transparent)]
+    Interface(#[from] InterfaceError),
+    /// Another sidecar serves the address.
+    #[error("cannot serve {address}: {source}{}", holder(source))]
+    Address {
+        /// Address and UDP port.
+        address: SocketAddr,
+        /// Why not.
+        source: LockError,
+    },
+    /// The interface is gone.
     #[error("there is no interface {interface}; `ip link` shows those that there are")]
     NoInterface {
         /// Its name.
@@ -113,6 +127,16 @@ pub enum OpenError {
         /// What the system said.
         source: io::Error,
     },
+}
+
+fn holder(error: &LockError) -> String {
+    match error {
+        LockError::Held { process: Some(process) } => {
+            format!(" (process {process}); stop it, attach to it, or choose another port with --udp-port")
+        }
+        LockError::Held { process: None } => "; stop it, or choose another port with --udp-port".to_owned(),
+        LockError::System(_) => String::new(),
+    }
 }
 
 fn attach_hint(mode: Mode, interface: &str) -> String {

@@ -8,6 +8,7 @@ use super::netlink::{Link, Netlink};
 use super::program::Match;
 use super::sys;
 use crate::config::{Choice, XdpMode};
+use crate::driver::lock::AddressLock;
 use socket2::{Domain, Socket, Type};
 use std::io;
 use std::os::fd::BorrowedFd;
@@ -46,6 +47,8 @@ pub(super) struct Group {
     settings: Settings,
     map: SocketMap,
     program: Program,
+    /// Keeps other sidecars off the address.
+    _lock: Option<AddressLock>,
     /// The interface's number, and the program at work on it.
     attached: Option<(u32, Attachment)>,
 }
@@ -62,7 +65,7 @@ pub(super) struct Facts {
 
 impl Group {
     /// Loads the program; nothing is tied to the interface yet.
-    pub(super) fn new(settings: Settings) -> Result<Self, OpenError> {
+    pub(super) fn new(settings: Settings, lock: Option<AddressLock>) -> Result<Self, OpenError> {
         let map = SocketMap::new(settings.queues).map_err(|source| match source.raw_os_error() {
             Some(libc::ENOSYS) => OpenError::Missing { what: "bpf(2) (CONFIG_BPF_SYSCALL)", source },
             Some(libc::EINVAL) => {
@@ -71,7 +74,7 @@ impl Group {
             _ => io_error("to make a BPF map")(source),
         })?;
         let program = Program::load(&settings.frames, &map).map_err(io_error("to load an XDP program"))?;
-        Ok(Self { settings, map, program, attached: None })
+        Ok(Self { settings, map, program, _lock: lock, attached: None })
     }
 
     pub(super) fn settings(&self) -> &Settings {

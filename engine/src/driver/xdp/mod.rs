@@ -18,6 +18,7 @@ mod checksum;
 mod error;
 mod group;
 mod netlink;
+mod open;
 mod program;
 mod queue;
 mod ring;
@@ -26,13 +27,20 @@ mod sys;
 pub use self::attach::{AttachBy, Mode};
 pub use self::error::OpenError;
 pub use self::group::Settings;
+pub use self::open::open;
 pub use self::program::Match;
 pub use self::queue::XdpQueue;
 
 use self::group::Group;
+use super::lock::AddressLock;
 
 /// Opens the queues 0 to `settings.queues` - 1 of an interface of this thread's network namespace, which must be all that it has.
 /// Waits up to a second for what a predecessor that just ended still holds.
 pub fn open_queues(settings: Settings) -> Result<Vec<XdpQueue>, OpenError> {
-    queue::open(Group::new(settings)?)
+    open_locked(settings, None)
+}
+
+/// As [`open_queues`], with the lock of the address that the queues hold.
+fn open_locked(settings: Settings, lock: Option<AddressLock>) -> Result<Vec<XdpQueue>, OpenError> {
+    queue::open(Group::new(settings, lock)?)
 }

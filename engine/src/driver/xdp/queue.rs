@@ -186,6 +186,7 @@ impl FrameDriver for XdpQueue {
         self.facts.link.mtu.min(LARGEST_MTU)
     }
 
+    #[inline]
     fn receive(&mut self, mut each: impl FnMut(&Frame<'_>)) -> io::Result<usize> {
         let mut handed = 0;
         if self.until_arp == 0 {
@@ -213,6 +214,7 @@ impl FrameDriver for XdpQueue {
         Ok(handed)
     }
 
+    #[inline]
     fn lend(&mut self, len: usize) -> Option<&mut [u8]> {
         if self.lent.is_none() {
             match self.channel.as_mut()?.take_free() {
@@ -224,6 +226,14 @@ impl FrameDriver for XdpQueue {
         Some(self.channel.as_mut()?.room(frame, len))
     }
 
+    #[inline]
+    fn lent(&mut self, len: usize) -> &mut [u8] {
+        let frame = self.lent.expect("lent follows lend");
+        let channel = self.channel.as_mut().expect("a frame was lent by the socket");
+        channel.room(frame, len)
+    }
+
+    #[inline]
     fn commit(&mut self, len: usize, checksum: SentChecksum) {
         assert_eq!(checksum, SentChecksum::Complete, "XDP sockets complete no checksums");
         let frame = self.lent.take().expect("commit follows lend");
