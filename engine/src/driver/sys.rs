@@ -66,15 +66,18 @@ struct Credentials {
 ///
 /// # Safety
 /// Implementors have no invalid bit patterns and no padding.
-unsafe trait Plain: Copy {}
+pub(super) unsafe trait Plain: Copy {}
 // SAFETY: an integer.
 unsafe impl Plain for c_int {}
 // SAFETY: three 32-bit integers.
 unsafe impl Plain for Credentials {}
 // SAFETY: an array of integers.
 unsafe impl<const N: usize> Plain for [u32; N] {}
+// SAFETY: an array of integers.
+unsafe impl<const N: usize> Plain for [u64; N] {}
 
-fn read_option<T: Plain>(fd: BorrowedFd<'_>, level: c_int, name: c_int) -> io::Result<T> {
+/// Reads an option; what the kernel does not fill stays zero.
+pub(super) fn read_option<T: Plain>(fd: BorrowedFd<'_>, level: c_int, name: c_int) -> io::Result<T> {
     // SAFETY: `Plain` types may be all zeros.
     let mut value: T = unsafe { mem::zeroed() };
     let mut length = option_length::<T>();
