@@ -84,7 +84,7 @@ pub struct DriverCounters {
     pub icmp_sent: u64,
     /// ICMP packets that say that a datagram was too large for its path; the size is found by trying, whatever they say.
     pub icmp_too_large: u64,
-    /// ARP and ICMP packets that were not sent because too many wait.
+    /// ARP and ICMP packets that were not sent because too many wait, or because they would have been too large.
     pub control_dropped: u64,
 }
 
