@@ -13,8 +13,9 @@ use machnet_client::shm::Geometry;
 use machnet_engine::driver::frame::wire::{Plug, Wire, WireQueue};
 use machnet_engine::driver::frame::{Framed, Setup};
 use machnet_engine::driver::{Driver, DriverCounters, MacAddress, PathState};
-use machnet_engine::proto::PortRange;
+use machnet_engine::mailbox::Command;
 use machnet_engine::proto::time::Duration;
+use machnet_engine::proto::{PortRange, Reason};
 use std::net::Ipv4Addr;
 use world::{UDP_PORT, World, at, ip};
 
@@ -251,12 +252,19 @@ fn flows_end_with_a_reason_when_the_interface_is_gone_and_new_ones_work_when_it_
     ];
     assert_eq!(told, expected);
 
+    assert_eq!(other.all(), [Told::ListenerEnded { listener: 9, reason: gone }]);
+
     // While it is gone, a connect fails at once, and applications of one host go on talking.
     pair.client.connect(6, at(1, 7));
     pair.client.send(local, b"here");
     pair.world.run(100);
     assert_eq!(pair.client.all(), [Told::ConnectFailed { request: 6, reason: gone }]);
     assert_eq!(other.next(), Some(Told::Message { flow: local_accepted, bytes: b"here".to_vec() }));
+
+    // Who listened can listen again, and is there for applications of this host even now.
+    pair.world.listen(0, 3, 10, 4);
+    pair.world.run(10);
+    pair.world.connect(&mut pair.client, 0, 10, &mut other);
 
     pair.wire.make_again(0, mac(0x55));
     pair.world.run_slowly(1_000, MILLISECOND);
@@ -266,4 +274,31 @@ fn flows_end_with_a_reason_when_the_interface_is_gone_and_new_ones_work_when_it_
     pair.client.connect(7, at(1, 7));
     pair.world.run_slowly(1_000, MILLISECOND);
     assert!(matches!(pair.client.next(), Some(Told::Connected { request: 7, .. })), "{:?}", pair.counters(0));
+    // And the listener of before is there for other hosts.
+    let mut stranger = pair.world.attach(1, 4, Geometry::SMALL);
+    stranger.connect(8, at(0, 10));
+    pair.world.run_slowly(1_000, MILLISECOND);
+    assert!(matches!(stranger.next(), Some(Told::Connected { request: 8, .. })));
+}
+
+#[test]
+fn an_application_that_knows_no_end_of_listeners_goes_on_listening() {
+    let mut pair = Pair::new(1_500, |_| {});
+    let (mut old, tenant) = FakeApp::of_version(2, 3, Geometry::SMALL);
+    pair.world.engines[1].commands.send(Command::Attach(tenant));
+    pair.world.listen(1, 3, 9, 4);
+    pair.world.run(10);
+    pair.wire.remove(1);
+    pair.world.run_slowly(100, MILLISECOND);
+    pair.wire.make_again(1, mac(0x55));
+    pair.world.run_slowly(1_000, MILLISECOND);
+    assert_eq!(old.all(), []);
+    assert!(matches!(pair.server.next(), Some(Told::ListenerEnded { listener: 7, .. })));
+    pair.client.connect(1, at(1, 9));
+    pair.client.connect(2, at(1, 7));
+    pair.world.run_slowly(1_000, MILLISECOND);
+    let mut told = pair.client.all();
+    told.sort_by_key(|told| format!("{told:?}"));
+    assert_eq!(told[0], Told::ConnectFailed { request: 2, reason: Reason::Refused as u16 });
+    assert!(matches!(told[1], Told::Connected { request: 1, .. }), "{told:?}");
 }
