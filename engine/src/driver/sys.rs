@@ -5,7 +5,7 @@ use std::ffi::{CStr, CString, c_int};
 use std::io;
 use std::mem::{self, size_of};
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
-use std::os::fd::{AsRawFd, BorrowedFd};
+use std::os::fd::{AsRawFd, BorrowedFd, FromRawFd, OwnedFd};
 use std::ptr;
 
 /// Most entries of the interface list that are looked at; a host with more has them ignored rather than looping for ever.
@@ -157,8 +157,39 @@ fn prefix_bits(netmask: Option<IpAddr>) -> u32 {
     }
 }
 
-/// The MTU in bytes (IP header included) of the interface called `name`. `socket` is any IP socket.
-pub(super) fn interface_mtu(socket: BorrowedFd<'_>, name: &CStr) -> io::Result<u32> {
+/// An interface of the network namespace that this was made in, by its name.
+#[derive(Debug)]
+pub(super) struct InterfaceWatch {
+    socket: OwnedFd,
+    name: CString,
+}
+
+impl InterfaceWatch {
+    pub(super) fn new(name: &str) -> io::Result<Self> {
+        let name = CString::new(name).map_err(|_| io::Error::from(io::ErrorKind::InvalidInput))?;
+        // SAFETY: makes a new socket.
+        let fd = unsafe { libc::socket(libc::AF_INET, libc::SOCK_DGRAM | libc::SOCK_CLOEXEC, 0) };
+        if fd < 0 {
+            return Err(io::Error::last_os_error());
+        }
+        // SAFETY: a descriptor that was just made and is nobody else's.
+        Ok(Self { socket: unsafe { OwnedFd::from_raw_fd(fd) }, name })
+    }
+
+    /// The number of the interface that has this name now.
+    pub(super) fn index(&self) -> Option<u32> {
+        let mut request = named_request(&self.name).ok()?;
+        // SAFETY: `request` is an ifreq with a name that ends in a zero; the kernel writes the index into it.
+        if unsafe { libc::ioctl(self.socket.as_raw_fd(), libc::SIOCGIFINDEX, &raw mut request) } != 0 {
+            return None;
+        }
+        // SAFETY: SIOCGIFINDEX succeeded, so the union holds the index; and any bits make an integer.
+        u32::try_from(unsafe { request.ifr_ifru.ifru_ifindex }).ok()
+    }
+}
+
+/// A request about the interface called `name`.
+fn named_request(name: &CStr) -> io::Result<libc::ifreq> {
     // SAFETY: an ifreq of zeros is valid: an empty name and zero in every member of its union.
     let mut request: libc::ifreq = unsafe { mem::zeroed() };
     let bytes = name.to_bytes();
@@ -168,6 +199,12 @@ pub(super) fn interface_mtu(socket: BorrowedFd<'_>, name: &CStr) -> io::Result<u
     for (target, byte) in request.ifr_name.iter_mut().zip(bytes) {
         *target = libc::c_char::from_ne_bytes([*byte]);
     }
+    Ok(request)
+}
+
+/// The MTU in bytes (IP header included) of the interface called `name`. `socket` is any IP socket.
+pub(super) fn interface_mtu(socket: BorrowedFd<'_>, name: &CStr) -> io::Result<u32> {
+    let mut request = named_request(name)?;
     // SAFETY: `request` is an ifreq with a name that ends in a zero; the kernel writes the MTU into it.
     if unsafe { libc::ioctl(socket.as_raw_fd(), libc::SIOCGIFMTU, &raw mut request) } != 0 {
         return Err(io::Error::last_os_error());
