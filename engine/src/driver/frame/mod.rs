@@ -17,7 +17,6 @@ mod udp;
 pub mod wire;
 
 pub use self::framed::{Framed, Setup};
-pub use self::routes::Route;
 use super::MacAddress;
 use crate::proto::time::Duration;
 use std::io;
