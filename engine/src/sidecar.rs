@@ -4,6 +4,7 @@ use crate::clock::Clock;
 use crate::config::{Config, Cpus, DriverKind, IdlePolicy};
 use crate::controller::{self, Controller, SocketFile, SocketFileError};
 use crate::driver::Driver;
+use crate::driver::dpdk;
 use crate::driver::udp::{OpenError, UdpConfig, UdpDriver, UdpGroup};
 use crate::idle::{self, Waiting};
 use crate::mailbox::{Command, Notice, Receiver, Sender, mailbox};
@@ -53,6 +54,9 @@ pub enum StartError {
         /// The driver that was asked for.
         driver: DriverKind,
     },
+    /// The device of driver dpdk cannot be opened.
+    #[error(transparent)]
+    Dpdk(#[from] dpdk::OpenError),
     /// A setting cannot be followed.
     #[error("{0}")]
     Config(String),
@@ -129,9 +133,8 @@ impl Sidecar {
         let socket = ControlSocket::open(config)?;
         match config.driver {
             DriverKind::Udp => Self::start_engines(config, socket, open_udp(config)?),
-            DriverKind::Packet | DriverKind::Xdp | DriverKind::Dpdk => {
-                Err(StartError::DriverMissing { driver: config.driver })
-            }
+            DriverKind::Dpdk => Self::start_engines(config, socket, dpdk::open(config)?),
+            DriverKind::Packet | DriverKind::Xdp => Err(StartError::DriverMissing { driver: config.driver }),
         }
     }
 

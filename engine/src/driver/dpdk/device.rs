@@ -62,7 +62,9 @@ impl fmt::Display for Device {
 #[derive(Clone, PartialEq, Eq, Debug, thiserror::Error)]
 pub enum DeviceError {
     /// There is none at this address.
-    #[error("there is no PCI device {card}; `lspci -D | grep -i -e ethernet -e network` lists the network cards of this host")]
+    #[error(
+        "there is no PCI device {card}; `lspci -D | grep -i -e ethernet -e network` lists the network cards of this host"
+    )]
     NoSuchCard {
         /// The address.
         card: String,
@@ -92,7 +94,9 @@ pub enum DeviceError {
         interfaces: String,
     },
     /// No driver at all has it.
-    #[error("no kernel driver hands {card} out; as root: modprobe vfio-pci && dpdk-devbind.py --bind=vfio-pci {card}")]
+    #[error(
+        "no kernel driver hands {card} out; as root: modprobe vfio-pci && dpdk-devbind.py --bind=vfio-pci {card}"
+    )]
     Unbound {
         /// The address.
         card: String,
@@ -208,11 +212,14 @@ impl Kernel {
         }
         match link_name(&folder.join("driver")) {
             Some(driver) if USER_DRIVERS.contains(&driver.as_str()) => {
-                if driver == "vfio-pci" { self.check_group(card, &folder) } else { Ok(()) }
+                if driver == "vfio-pci" {
+                    self.check_group(card, &folder)
+                } else {
+                    Ok(())
+                }
             }
             Some(driver) => {
-                let interfaces =
-                    if interfaces.is_empty() { "it".to_owned() } else { interfaces.join(", ") };
+                let interfaces = if interfaces.is_empty() { "it".to_owned() } else { interfaces.join(", ") };
                 Err(DeviceError::KernelDriver { card: owned(), driver, interfaces })
             }
             None => Err(DeviceError::Unbound { card: owned() }),
@@ -224,7 +231,8 @@ impl Kernel {
         let Some(group) = link_name(&folder.join("iommu_group")) else {
             return Err(DeviceError::NoIommu { card: card.to_owned() });
         };
-        let files = [group.clone(), format!("noiommu-{group}")].map(|name| self.root.join("dev/vfio").join(name));
+        let files =
+            [group.clone(), format!("noiommu-{group}")].map(|name| self.root.join("dev/vfio").join(name));
         let Some(path) = files.into_iter().find(|path| path.exists()) else { return Ok(()) };
         match fs::OpenOptions::new().read(true).write(true).open(&path) {
             Err(error) if error.kind() == std::io::ErrorKind::PermissionDenied => {
@@ -308,7 +316,12 @@ mod tests {
         fn new(name: &str) -> Self {
             let root = std::env::temp_dir().join(format!("machnet-dpdk-{name}-{}", std::process::id()));
             let fake = Self { kernel: Kernel { root } };
-            for (file, text) in [("vendor", "0x1d0f\n"), ("device", "0xec20\n"), ("subsystem_vendor", "0x1d0f\n"), ("subsystem_device", "0xec20\n")] {
+            for (file, text) in [
+                ("vendor", "0x1d0f\n"),
+                ("device", "0xec20\n"),
+                ("subsystem_vendor", "0x1d0f\n"),
+                ("subsystem_device", "0xec20\n"),
+            ] {
                 fake.write(&format!("{}/{file}", Self::card()), text);
             }
             fake.write("proc/thread-self/net/route", "Iface\tDestination\tGateway\tFlags\tRefCnt\tUse\tMetric\tMask\neth0\t00000000\t0101A8C0\t0003\t0\t0\t0\t00000000\t0\t0\t0\neth1\t0000A8C0\t00000000\t0001\t0\t0\t0\t00FFFFFF\t0\t0\t0\n");
@@ -333,7 +346,8 @@ mod tests {
         }
 
         fn check(&self, device: &Device, force: bool) -> Result<(), DeviceError> {
-            let ena = LinkedDriver { name: "net_ena".to_owned(), ids: vec![[0x1d0f, 0xec20, 0xffff, 0xffff]] };
+            let ena =
+                LinkedDriver { name: "net_ena".to_owned(), ids: vec![[0x1d0f, 0xec20, 0xffff, 0xffff]] };
             self.kernel.check(device, &[ena], force)
         }
 
@@ -357,14 +371,18 @@ mod tests {
     #[test]
     fn a_card_that_cannot_be_taken_gets_the_sentence_that_helps() {
         let fake = Fake::new("card");
-        fake.says(&Device::Card("0000:00:06.0".to_owned()), &["there is no PCI device 0000:00:06.0", "lspci"]);
+        fake.says(
+            &Device::Card("0000:00:06.0".to_owned()),
+            &["there is no PCI device 0000:00:06.0", "lspci"],
+        );
         fake.says(&card(), &["no kernel driver", "dpdk-devbind.py --bind=vfio-pci 0000:00:05.0"]);
         fake.bind("ena");
         fake.write(&format!("{}/net/eth1/mtu", Fake::card()), "1500");
         fake.says(&card(), &["still with the kernel's driver ena", "dpdk-devbind.py", "loses eth1"]);
         fake.bind("vfio-pci");
         fake.says(&card(), &["no IOMMU", "enable_unsafe_noiommu_mode"]);
-        symlink("../../kernel/iommu_groups/7", fake.kernel.root.join(Fake::card()).join("iommu_group")).unwrap();
+        symlink("../../kernel/iommu_groups/7", fake.kernel.root.join(Fake::card()).join("iommu_group"))
+            .unwrap();
         assert_eq!(fake.check(&card(), false), Ok(()));
         fake.write("dev/vfio/7", "");
         assert_eq!(fake.check(&card(), false), Ok(()));
@@ -376,7 +394,8 @@ mod tests {
     fn the_interface_of_the_default_route_is_only_taken_by_force() {
         let fake = Fake::new("route");
         fake.bind("vfio-pci");
-        symlink("../../kernel/iommu_groups/7", fake.kernel.root.join(Fake::card()).join("iommu_group")).unwrap();
+        symlink("../../kernel/iommu_groups/7", fake.kernel.root.join(Fake::card()).join("iommu_group"))
+            .unwrap();
         fake.write(&format!("{}/net/eth0/mtu", Fake::card()), "1500");
         fake.says(&card(), &["default route", "eth0", "0000:00:05.0", "--force"]);
         assert_eq!(fake.check(&card(), true), Ok(()));

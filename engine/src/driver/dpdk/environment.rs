@@ -75,7 +75,12 @@ struct Started {
 }
 
 /// Starts DPDK if this process has not yet.
-pub(super) fn start(plugin: &'static Plugin, device: &Device, memory: Memory, cpus: &[u32]) -> Result<(), OpenError> {
+pub(super) fn start(
+    plugin: &'static Plugin,
+    device: &Device,
+    memory: Memory,
+    cpus: &[u32],
+) -> Result<(), OpenError> {
     let wanted = Started {
         card: match device {
             Device::Card(text) => Some(text.clone()),

@@ -22,10 +22,12 @@ use self::device::Kernel;
 use self::plugin::Plugin;
 use self::port::{PlanError, Wanted};
 use self::shared::{Opened, Shared};
-use crate::config::Choice;
-use crate::driver::MacAddress;
-use crate::driver::frame::{FrameDriver, LinkState};
+use crate::config::{Choice, Config, source_ports};
+use crate::driver::frame::{FrameDriver, Framed, LinkState, Setup};
+use crate::driver::{MacAddress, Route};
+use crate::proto::PortRange;
 use std::io;
+use std::net::{IpAddr, Ipv4Addr};
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::thread;
@@ -118,6 +120,9 @@ pub enum OpenError {
         /// What it logged.
         said: String,
     },
+    /// A setting is missing or does not fit.
+    #[error("{0}")]
+    Setting(String),
     /// The system refuses something else.
     #[error("{doing}: {source}")]
     Io {
@@ -176,6 +181,53 @@ fn load(path: &Path) -> Result<&'static Plugin, OpenError> {
     let plugin: &'static Plugin = Box::leak(Box::new(plugin));
     loaded.push((path.to_owned(), plugin));
     Ok(plugin)
+}
+
+/// Opens what the settings name: a network path for each engine.
+pub fn open(config: &Config) -> Result<Vec<Framed<DpdkQueue>>, OpenError> {
+    let setup = setup(config)?;
+    let device = match (&config.pci, &config.vdev) {
+        (Some(card), _) => Device::Card(card.clone()),
+        (None, Some(device)) => Device::Virtual(device.clone()),
+        (None, None) => return Err(OpenError::Setting("driver dpdk needs --pci or --vdev".to_owned())),
+    };
+    let queues = u16::try_from(config.engines.max(1)).unwrap_or(u16::MAX);
+    let settings = Settings {
+        device,
+        queues,
+        mtu: config.mtu,
+        hugepages: config.hugepages,
+        plugin: config.dpdk_plugin.clone(),
+        force: config.force,
+    };
+    Ok(Framed::group(&setup, open_queues(&settings)?))
+}
+
+/// What the host is on its network: all from the settings, because the kernel knows nothing of it.
+fn setup(config: &Config) -> Result<Setup, OpenError> {
+    let (IpAddr::V4(address), Some(prefix_bits)) = (config.address, config.prefix) else {
+        let text = "driver dpdk needs an IPv4 address with the length of its network's prefix, such as --address 10.0.0.5/24";
+        return Err(OpenError::Setting(text.to_owned()));
+    };
+    let mut routes = config.routes.clone();
+    if let Some(gateway) = config.gateway {
+        routes.push(Route { network: Ipv4Addr::UNSPECIFIED, prefix_bits: 0, via: Some(gateway) });
+    }
+    let ports = source_ports(config.udp_ports.as_ref(), config.udp_port, config.engines.max(1));
+    let ports = PortRange::new(*ports.start(), *ports.end())
+        .ok_or_else(|| OpenError::Setting("driver dpdk needs a UDP port, not 0".to_owned()))?;
+    Ok(Setup {
+        address,
+        prefix_bits,
+        routes,
+        neighbours: config.neighbours.clone(),
+        vlan: config.vlan,
+        udp_port: config.udp_port,
+        ports,
+        mtu: config.mtu.map(|mtu| mtu as usize),
+        // Not even on an interface of the kernel: the operator gives this host an address that the kernel does not have.
+        kernel_answers: false,
+    })
 }
 
 /// Opens a device: a frame driver for each engine.

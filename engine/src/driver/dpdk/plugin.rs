@@ -2,7 +2,10 @@
 //!
 //! What is declared here is what stands there; a test in `abi.rs` compares sizes and offsets. A library is never closed again: DPDK's
 //! threads live in it.
-#![expect(unsafe_code, reason = "dlopen, and calls of C functions through the table that the plugin hands out")]
+#![expect(
+    unsafe_code,
+    reason = "dlopen, and calls of C functions through the table that the plugin hands out"
+)]
 
 use super::port::{Limits, PortInfo, PortPlan};
 use std::ffi::{CStr, CString, c_char, c_int, c_void};
@@ -30,7 +33,8 @@ pub(super) struct RawFrame {
 }
 
 impl RawFrame {
-    pub(super) const NONE: Self = Self { bytes: ptr::null_mut(), buffer: ptr::null_mut(), length: 0, flags: 0 };
+    pub(super) const NONE: Self =
+        Self { bytes: ptr::null_mut(), buffer: ptr::null_mut(), length: 0, flags: 0 };
 }
 
 /// `struct machnet_dpdk_limits`.
@@ -132,8 +136,7 @@ pub(super) struct Table {
     pub(super) thread_ends: unsafe extern "C" fn(),
     pub(super) receive:
         unsafe extern "C" fn(queue: *mut OpaqueQueue, frames: *mut RawFrame, room: u32) -> u32,
-    pub(super) lend:
-        unsafe extern "C" fn(queue: *mut OpaqueQueue, frames: *mut RawFrame, wanted: u32) -> u32,
+    pub(super) lend: unsafe extern "C" fn(queue: *mut OpaqueQueue, frames: *mut RawFrame, wanted: u32) -> u32,
     pub(super) send: unsafe extern "C" fn(
         queue: *mut OpaqueQueue,
         frames: *const RawFrame,

@@ -210,7 +210,9 @@ impl Lack {
 #[derive(Clone, PartialEq, Eq, Debug, thiserror::Error)]
 pub enum PlanError {
     /// Fewer queues than engines.
-    #[error("it has queues for {possible} engines, and {wanted} are asked for: start with --engines {possible}")]
+    #[error(
+        "it has queues for {possible} engines, and {wanted} are asked for: start with --engines {possible}"
+    )]
     Queues {
         /// One per engine.
         wanted: u16,

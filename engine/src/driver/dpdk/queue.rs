@@ -5,9 +5,7 @@ use super::port::PortPlan;
 use super::rings::{Rings, Sent, received};
 use super::shared::Shared;
 use crate::driver::MacAddress;
-use crate::driver::frame::{
-    Frame, FrameCounters, FrameDriver, LinkState, ReceivedChecksum, SentChecksum,
-};
+use crate::driver::frame::{Frame, FrameCounters, FrameDriver, LinkState, ReceivedChecksum, SentChecksum};
 use crate::proto::time::Duration;
 use std::io;
 use std::os::fd::{BorrowedFd, RawFd};

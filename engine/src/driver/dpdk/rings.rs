@@ -185,7 +185,10 @@ impl Rings {
         // SAFETY: our queue, and room for so many frames.
         let count = unsafe { (self.table.lend)(self.queue.as_ptr(), room.as_mut_ptr(), wanted as u32) };
         for frame in &room[..count as usize] {
-            assert!(frame.length as usize >= self.buffer_bytes, "the plugin's buffers are as large as planned");
+            assert!(
+                frame.length as usize >= self.buffer_bytes,
+                "the plugin's buffers are as large as planned"
+            );
         }
         self.taken += count as usize;
         count > 0

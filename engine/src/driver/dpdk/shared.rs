@@ -54,7 +54,12 @@ impl Opened {
     /// Makes the device if it is a virtual one, and sets its port up.
     pub(super) fn new(plugin: &'static Plugin, device: &Device, wanted: Wanted) -> Result<Self, OpenError> {
         let failed = |doing| {
-            move |source| OpenError::Port { device: device.to_string(), doing, source, said: plugin::take_errors() }
+            move |source| OpenError::Port {
+                device: device.to_string(),
+                doing,
+                source,
+                said: plugin::take_errors(),
+            }
         };
         let alone = CONTROL.lock().unwrap_or_else(PoisonError::into_inner);
         plugin::take_errors();
@@ -133,10 +138,7 @@ impl Shared {
     }
 
     /// Opens the port again if `generation` is the last one and nobody uses it any more; or tells of the newer one.
-    pub(super) fn reopen(
-        &self,
-        generation: u64,
-    ) -> io::Result<(u64, Arc<RawPort>, MacAddress, PortPlan)> {
+    pub(super) fn reopen(&self, generation: u64) -> io::Result<(u64, Arc<RawPort>, MacAddress, PortPlan)> {
         let mut state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
         if state.generation > generation
             && let Some(port) = state.port.upgrade()
@@ -144,12 +146,16 @@ impl Shared {
             return Ok((state.generation, port, state.mac, state.plan));
         }
         if state.port.strong_count() > 0 {
-            return Err(io::Error::new(io::ErrorKind::WouldBlock, "another engine has not let go of the device yet"));
+            return Err(io::Error::new(
+                io::ErrorKind::WouldBlock,
+                "another engine has not let go of the device yet",
+            ));
         }
         if let Some(below) = &self.below {
-            let index = below.watch.index().ok_or_else(|| {
-                io::Error::new(io::ErrorKind::NotFound, "the interface is not there")
-            })?;
+            let index = below
+                .watch
+                .index()
+                .ok_or_else(|| io::Error::new(io::ErrorKind::NotFound, "the interface is not there"))?;
             *below.index.lock().unwrap_or_else(PoisonError::into_inner) = index;
         }
         let opened = Opened::new(self.plugin, &self.device, self.wanted)
