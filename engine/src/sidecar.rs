@@ -4,7 +4,7 @@ use crate::clock::Clock;
 use crate::config::{Config, Cpus, DriverKind, IdlePolicy};
 use crate::controller::{self, Controller, SocketFile, SocketFileError};
 use crate::driver::udp::{OpenError, UdpConfig, UdpDriver, UdpGroup};
-use crate::driver::{Driver, packet, xdp};
+use crate::driver::{Driver, dpdk, packet, xdp};
 use crate::idle::{self, Waiting};
 use crate::mailbox::{Command, Notice, Receiver, Sender, mailbox};
 use crate::neighbours;
@@ -59,6 +59,9 @@ pub enum StartError {
         /// The driver that was asked for.
         driver: DriverKind,
     },
+    /// The device of driver dpdk cannot be opened.
+    #[error(transparent)]
+    Dpdk(#[from] dpdk::OpenError),
     /// A setting cannot be followed.
     #[error("{0}")]
     Config(String),
@@ -137,7 +140,7 @@ impl Sidecar {
             DriverKind::Udp => Self::start_engines(config, socket, open_udp(config)?),
             DriverKind::Packet => Self::start_engines(config, socket, packet::open(config)?),
             DriverKind::Xdp => Self::start_engines(config, socket, xdp::open(config)?),
-            DriverKind::Dpdk => Err(StartError::DriverMissing { driver: config.driver }),
+            DriverKind::Dpdk => Self::start_engines(config, socket, dpdk::open(config)?),
         }
     }
 
