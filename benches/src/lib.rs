@@ -7,6 +7,7 @@
 pub mod application;
 pub mod bare;
 pub mod callgrind;
+pub mod chain;
 pub mod command;
 pub mod cpu;
 pub mod echo;
@@ -14,8 +15,10 @@ pub mod fabric;
 pub mod floor;
 pub mod hand_over;
 pub mod lab;
+pub mod network;
 pub mod own_peer;
 pub mod peers;
+pub mod place;
 pub mod rig;
 pub mod roles;
 pub mod stats;
