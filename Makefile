@@ -20,7 +20,7 @@ not_shipped := --exclude machnet-benches --exclude machnet-conformance --exclude
 
 release_dir := $(or $(CARGO_TARGET_DIR),target)/release
 
-.PHONY: help demo build test bench doc dist install uninstall clean need-cargo
+.PHONY: help demo build test bench doc dist container install uninstall clean need-cargo
 
 help:
 	@echo 'make demo      build, then measure two sidecars beside kernel TCP and UDP on this machine (a minute or two)'
@@ -29,6 +29,7 @@ help:
 	@echo 'make bench     run every bench this machine allows; NAME=crossing runs one'
 	@echo 'make doc       the documentation of the Rust crates, into target/doc'
 	@echo 'make dist      the packages of every language for this processor, into target/dist; ARGS="x86_64 aarch64" for both'
+	@echo 'make container the container image machnet, with podman; ARGS="--tool docker" with docker'
 	@echo 'make install   into PREFIX=$(PREFIX); respects DESTDIR'
 	@echo 'make uninstall take away what install put there'
 	@echo 'make clean     remove what was built'
@@ -60,6 +61,9 @@ doc: need-cargo
 
 dist: need-cargo
 	@ci/dist.sh $(ARGS)
+
+container: need-cargo
+	@ci/container.sh build $(ARGS)
 
 # libmachnet_shim is the name that programs written for Microsoft's library link with.
 # Root need not have cargo: `make build && sudo make install`.

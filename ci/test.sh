@@ -25,7 +25,7 @@ mkdir -p "$logs"
 # Always --workspace, never -p: cargo chooses the features of dependencies by what it is asked to build, so that one package
 # alone would be built a second time, with everything below it.
 
-steps=(setup scripts fmt versions clippy docs deny tests doctests c-header loom hostile sim release dist python node go csharp conformance clean-root qemu instructions)
+steps=(setup scripts fmt versions clippy docs deny tests doctests c-header loom hostile sim release dist container python node go csharp conformance clean-root qemu instructions)
 
 step_setup() { ci/setup.sh; }
 
@@ -117,6 +117,9 @@ step_dist() {
     run_script ci/dist.sh ${DIST_PLATFORMS:-x86_64 aarch64} | tee "$logs/dist.out" || return 1
     while read -r line; do also_skipped "$line"; done < <(sed -n 's/^SKIPPED //p' "$logs/dist.out")
 }
+
+# After `dist`, which builds the same programs.
+step_container() { run_and_list_skips container; }
 
 # After the release build, whose sidecar the package brings; or with the package of the step `dist`, if that ran too.
 step_python() {

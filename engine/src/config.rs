@@ -4,14 +4,17 @@
 //! setting: the file's keys, the names in the environment, the flags and `machnet config show` all follow from it.
 
 mod keys;
+mod network;
 mod ports;
 mod sources;
 
 pub use crate::proto::Spread;
 pub use keys::{KEYS, Key};
+pub use network::{Choice, DriverKind, XdpMode};
 pub use ports::{MAX_ENGINES, PORTS_PER_ENGINE, pairs_needed, share, source_ports};
 pub use sources::{ConfigError, Effective, Origin, Sources, default_files};
 
+use crate::driver::{MacAddress, Route};
 use std::net::{IpAddr, Ipv4Addr};
 use std::ops::RangeInclusive;
 use std::path::PathBuf;
@@ -62,23 +65,6 @@ pub enum Cpus {
     Auto,
     /// Engine 0 on the first of these, and so on.
     These(Vec<u32>),
-}
-
-/// How packets reach the network.
-#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
-pub enum DriverKind {
-    /// Through the kernel's UDP sockets: no rights, no special hardware.
-    #[default]
-    Udp,
-}
-
-impl DriverKind {
-    /// The word that names it in settings and messages.
-    pub const fn name(self) -> &'static str {
-        match self {
-            Self::Udp => "udp",
-        }
-    }
 }
 
 /// How much is logged.
@@ -143,12 +129,38 @@ pub struct Config {
     pub socket_group: Option<String>,
     /// The address that peers reach this sidecar at.
     pub address: IpAddr,
+    /// Leading bits of the address that the whole link shares; none: as the kernel has it.
+    pub prefix: Option<u8>,
     /// The UDP port, the same on all hosts that talk to each other.
     pub udp_port: u16,
     /// The UDP ports to send from, of which `udp_port` is the first; none: as many as the engines need.
     pub udp_ports: Option<RangeInclusive<u16>>,
     /// How packets reach the network.
     pub driver: DriverKind,
+    /// The network interface of the drivers packet and xdp; none: the one that has `address`.
+    pub interface: Option<String>,
+    /// The router for addresses that are not on the link; none: as the kernel's table says.
+    pub gateway: Option<Ipv4Addr>,
+    /// Networks that other routers lead to.
+    pub routes: Vec<Route>,
+    /// Hardware addresses that are not asked for.
+    pub neighbours: Vec<(Ipv4Addr, MacAddress)>,
+    /// The VLAN tag of all frames.
+    pub vlan: Option<u16>,
+    /// Where driver xdp hooks into the interface.
+    pub xdp_mode: XdpMode,
+    /// Whether driver xdp gives its memory to the network card.
+    pub zero_copy: Choice,
+    /// The PCI address of the network card of driver dpdk.
+    pub pci: Option<String>,
+    /// The virtual device of driver dpdk, with its arguments.
+    pub vdev: Option<String>,
+    /// Whether driver dpdk takes huge pages.
+    pub hugepages: Choice,
+    /// The plugin library of driver dpdk; none: beside the program, then in the system's library folders.
+    pub dpdk_plugin: Option<PathBuf>,
+    /// Whether a driver may take the whole interface that the default route leads through.
+    pub force: bool,
     /// Engine threads.
     pub engines: u32,
     /// Which processors they run on.
@@ -190,9 +202,22 @@ impl Default for Config {
             socket_mode: if is_root() { 0o660 } else { 0o600 },
             socket_group: None,
             address: IpAddr::V4(Ipv4Addr::LOCALHOST),
+            prefix: None,
             udp_port: DEFAULT_UDP_PORT,
             udp_ports: None,
             driver: DriverKind::Udp,
+            interface: None,
+            gateway: None,
+            routes: Vec::new(),
+            neighbours: Vec::new(),
+            vlan: None,
+            xdp_mode: XdpMode::Auto,
+            zero_copy: Choice::Auto,
+            pci: None,
+            vdev: None,
+            hugepages: Choice::Auto,
+            dpdk_plugin: None,
+            force: false,
             engines: 1,
             cpus: Cpus::Any,
             spread: Spread::Learned,

@@ -1,10 +1,10 @@
 //! A whole sidecar inside a process: its control socket, its controller, its engines.
 
 use crate::clock::Clock;
-use crate::config::{Config, Cpus, IdlePolicy};
+use crate::config::{Config, Cpus, DriverKind, IdlePolicy};
 use crate::controller::{self, Controller, SocketFile, SocketFileError};
 use crate::driver::Driver;
-use crate::driver::udp::{OpenError, UdpConfig, UdpGroup};
+use crate::driver::udp::{OpenError, UdpConfig, UdpDriver, UdpGroup};
 use crate::idle::{self, Waiting};
 use crate::mailbox::{Command, Notice, Receiver, Sender, mailbox};
 use crate::neighbours;
@@ -44,6 +44,15 @@ pub enum StartError {
     /// The network path cannot be opened.
     #[error(transparent)]
     Driver(#[from] OpenError),
+    /// This build cannot do it.
+    #[error(
+        "driver {} is not part of this build; `machnet up --list-drivers` names those that are, and --driver udp always works",
+        driver.name()
+    )]
+    DriverMissing {
+        /// The driver that was asked for.
+        driver: DriverKind,
+    },
     /// A setting cannot be followed.
     #[error("{0}")]
     Config(String),
@@ -118,11 +127,12 @@ impl Sidecar {
     pub fn start(config: &Config) -> Result<Self, StartError> {
         // The control socket first: it is the sidecar that the user most likely has running already.
         let socket = ControlSocket::open(config)?;
-        let address = SocketAddr::new(config.address, config.udp_port);
-        let engines = config.engines.max(1) as usize;
-        let udp = UdpConfig { source_ports: config.udp_ports.clone(), ..UdpConfig::default() };
-        let drivers = UdpGroup::open(address, engines, &udp)?;
-        Self::start_engines(config, socket, drivers)
+        match config.driver {
+            DriverKind::Udp => Self::start_engines(config, socket, open_udp(config)?),
+            DriverKind::Packet | DriverKind::Xdp | DriverKind::Dpdk => {
+                Err(StartError::DriverMissing { driver: config.driver })
+            }
+        }
     }
 
     /// As [`Self::start`], with one engine for each of `drivers` instead of those that the settings name.
@@ -263,6 +273,12 @@ impl Drop for Sidecar {
     fn drop(&mut self) {
         self.end(0);
     }
+}
+
+fn open_udp(config: &Config) -> Result<Vec<UdpDriver>, OpenError> {
+    let address = SocketAddr::new(config.address, config.udp_port);
+    let udp = UdpConfig { source_ports: config.udp_ports.clone(), ..UdpConfig::default() };
+    UdpGroup::open(address, config.engines.max(1) as usize, &udp)
 }
 
 fn join(thread: Option<JoinHandle<()>>) {

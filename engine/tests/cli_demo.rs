@@ -43,8 +43,17 @@ fn the_quick_demo_measures_every_path_and_compares_it() {
     assert!(demo.end().success(), "{}", demo.said());
     let results: Value = serde_json::from_str(&out).unwrap();
     let rows = results["rows"].as_array().unwrap();
-    assert_eq!(rows.len(), 20);
+    assert_eq!(rows.len(), 8 * 4);
     for row in rows {
+        // What needs rights or a library may be missing, with a reason; here it cannot be known which.
+        let is_wired =
+            ["machnet packet", "machnet xdp", "machnet dpdk, memif"].iter().any(|path| row["path"] == *path);
+        if is_wired && row["not_measured"].is_string() {
+            assert!(row["not_measured"].as_str().unwrap().len() > 10, "{row}");
+            let sentence = format!("`{}` was not measured", row["path"].as_str().unwrap());
+            assert!(results["sentences"].to_string().contains(&sentence), "{sentence}");
+            continue;
+        }
         let is_possible = !(row["path"] == "kernel UDP, blocking" && row["size_bytes"] == 8 << 20);
         assert_eq!(row["not_measured"].is_string(), !is_possible, "{row}");
         if is_possible {
@@ -53,7 +62,7 @@ fn the_quick_demo_measures_every_path_and_compares_it() {
             assert!(row["messages_per_second"].as_f64().unwrap() > 0.0, "{row}");
         }
     }
-    assert_eq!(results["comparisons"].as_array().unwrap().len(), 22);
+    assert!(results["comparisons"].as_array().unwrap().len() >= 22);
     let sentences = results["sentences"].to_string();
     for part in ["rented virtual machine", "kernel's network stack", "dpdk", "p50", "p99"] {
         assert!(sentences.contains(part), "{part}");

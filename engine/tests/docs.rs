@@ -93,8 +93,8 @@ fn every_setting_has_its_row_with_its_default() {
     for key in machnet_engine::config::KEYS {
         let (_, written) = rows.iter().find(|(name, _)| *name == key.name).expect("compared above");
         let shown = key.show(&defaults);
-        let of_this_host =
-            ["socket", "socket_mode", "socket_group", "address", "cpus", "mtu"].contains(&key.name);
+        let of_this_host = ["socket", "socket_mode", "socket_group", "address", "pci", "vdev", "cpus", "mtu"]
+            .contains(&key.name);
         assert!(
             of_this_host || written.trim_matches('`') == shown.trim_matches('"'),
             "docs/operations.md: {} is {shown} by default, not {written}",

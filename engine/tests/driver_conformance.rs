@@ -9,9 +9,11 @@ use std::sync::atomic::{AtomicU8, Ordering};
 use std::time::Duration;
 
 use machnet_engine::driver::fault::{FaultConfig, FaultDriver};
+use machnet_engine::driver::frame::wire::{Plug, Wire, WireQueue};
+use machnet_engine::driver::frame::{Framed, Setup};
 use machnet_engine::driver::memory::{self, MemoryDriver, MemoryHost, MemoryNetwork};
 use machnet_engine::driver::udp::{UdpConfig, UdpDriver, UdpGroup};
-use machnet_engine::driver::{Driver, RECEIVE_BURST};
+use machnet_engine::driver::{Driver, MacAddress, RECEIVE_BURST};
 use machnet_engine::proto::PortRange;
 use machnet_engine::proto::time::Instant;
 
@@ -58,6 +60,11 @@ conformance!(memory_with_usual_frames, memory_drivers(memory::DEFAULT_MAX_DATAGR
 conformance!(memory_with_jumbo_frames, memory_drivers(8_972));
 conformance!(memory_with_the_largest_datagrams, memory_drivers(memory::LARGEST_MAX_DATAGRAM));
 conformance!(fault_without_faults_over_memory, wrapped(memory_drivers(1_472), FaultConfig::default()));
+conformance!(frames_of_1280_bytes, framed_drivers(1_280, None, false));
+conformance!(frames_of_1500_bytes, framed_drivers(1_500, None, false));
+conformance!(frames_of_9000_bytes, framed_drivers(9_000, None, false));
+conformance!(frames_of_a_vlan, framed_drivers(1_500, Some(4_094), false));
+conformance!(frames_whose_checksums_the_card_completes, framed_drivers(1_500, Some(2), true));
 conformance!(
     fault_without_faults_over_udp,
     wrapped(udp_drivers(UdpConfig::default()), FaultConfig::default())
@@ -94,6 +101,14 @@ conformance_of_queues!(
     udp_hosts(UdpConfig { use_gso: false, use_gro: false, ..UdpConfig::default() })
 );
 conformance_of_queues!(memory_with_queues, memory_hosts);
+conformance_of_queues!(frames_with_queues, |hosts, queues| framed_hosts(hosts, queues, 1_500, None, false));
+conformance_of_queues!(frames_of_a_vlan_with_queues, |hosts, queues| framed_hosts(
+    hosts,
+    queues,
+    9_000,
+    Some(1),
+    true
+));
 conformance_of_queues!(fault_over_memory_with_queues, |hosts, queues| {
     let wrap = |inner| {
         let clock: fn() -> Instant = || Instant::ZERO;
@@ -124,6 +139,45 @@ fn memory_hosts(hosts: usize, queues: usize) -> Vec<Vec<MemoryDriver>> {
     };
     let hosts: Vec<_> = (0..hosts).map(host).collect();
     MemoryNetwork::open_hosts(&hosts, memory::DEFAULT_MAX_DATAGRAM, [1, 2])
+}
+
+/// Hosts on one switch that know each other's hardware addresses. That they are asked for is tested elsewhere: here nobody has
+/// to send anything before what a test sends.
+fn framed_hosts(
+    hosts: usize,
+    queues: usize,
+    mtu: usize,
+    vlan: Option<u16>,
+    completes_checksums: bool,
+) -> Vec<Vec<Framed<WireQueue>>> {
+    let numbers = || (1..=u8::MAX).take(hosts);
+    let mac = |number| MacAddress([2, 0, 0, 0, 0, number]);
+    let plugs: Vec<_> = numbers().map(|n| Plug { mac: mac(n), mtu, queues, completes_checksums }).collect();
+    let (_, all) = Wire::open(&plugs, 7);
+    let neighbours: Vec<_> = numbers().map(|number| ([10, 0, 0, number].into(), mac(number))).collect();
+    let host = |(number, queues): (u8, Vec<WireQueue>)| {
+        let setup = Setup {
+            address: [10, 0, 0, number].into(),
+            prefix_bits: 24,
+            routes: Vec::new(),
+            neighbours: neighbours.clone(),
+            vlan,
+            udp_port: 18_000,
+            ports: PortRange::new(18_000, 18_063).unwrap(),
+            mtu: None,
+            kernel_answers: false,
+        };
+        Framed::group(&setup, queues)
+    };
+    numbers().zip(all).map(host).collect()
+}
+
+fn framed_drivers(
+    mtu: usize,
+    vlan: Option<u16>,
+    completes_checksums: bool,
+) -> impl FnMut(usize) -> Vec<Framed<WireQueue>> {
+    move |count| framed_hosts(count, 1, mtu, vlan, completes_checksums).into_iter().flatten().collect()
 }
 
 fn udp_drivers(config: UdpConfig) -> impl FnMut(usize) -> Vec<UdpDriver> {

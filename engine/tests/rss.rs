@@ -162,6 +162,22 @@ fn the_papers_first_batch_succeeds_as_often_as_its_formula_says() {
 }
 
 #[test]
+fn in_the_papers_mode_hosts_with_different_counts_of_engines_find_each_other() {
+    for engines in [[1, 2], [1, 4], [1, 8], [2, 1], [4, 1], [2, 8], [8, 2]] {
+        for seed in 0..50 {
+            let mut fleet = pair_of_hosts(engines, Spread::Paper, seed);
+            let listener = engines[1] - 1;
+            let flow = fleet.connect((0, 0), (1, listener));
+            let connected = |fleet: &Fleet| fleet.connected_at(0, 0, flow).is_some();
+            assert!(fleet.run(5 * SECOND, connected), "{engines:?}, seed {seed}");
+            fleet.ping_pong(0, 0, flow, 10);
+            let data = fleet.hosts.iter().map(|host| host.handed_over - host.handed_over_syns).sum::<u64>();
+            assert_eq!(data, 0, "{engines:?}, seed {seed}");
+        }
+    }
+}
+
+#[test]
 fn in_the_papers_mode_the_server_may_speak_first_although_the_ack_is_lost() {
     for seed in 0..30 {
         let mut fleet = pair_of_hosts([4, 4], Spread::Paper, seed);

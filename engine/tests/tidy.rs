@@ -14,6 +14,7 @@ const FENCES: &[&str] = &[
     "engine/tests/driver_conformance.rs",
     "engine/tests/udp_driver.rs",
     "engine/tests/hostile/sys.rs",
+    "engine/tests/netns/sys.rs",
     "ffi/src/batch.rs",
     "ffi/src/boundary.rs",
     "ffi/src/cancel.rs",

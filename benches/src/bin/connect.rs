@@ -9,7 +9,7 @@ mod fleet;
 
 use fleet::{Costs, Fleet, HostPlan};
 use machnet_benches::stats::{Latencies, to_f64};
-use machnet_benches::{cpu, figure};
+use machnet_benches::{cpu, figure, first_contact};
 use machnet_engine::proto::rng::Rng;
 use machnet_engine::proto::{FlowId, Spread};
 
@@ -42,6 +42,10 @@ fn main() {
     learned(costs);
     paper(costs);
     map(costs);
+    println!();
+    if let Err(error) = first_contact::print() {
+        println!("over the kernel's hash: not measured on this machine: {error}");
+    }
 }
 
 /// Two hosts that never met, and the client's and the listener's engine.

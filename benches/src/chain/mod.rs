@@ -4,7 +4,9 @@
 //! The shortest row is a client and a server with one link between them. The longest that is used here has the shape of two
 //! applications with their sidecars: client, engine, engine, server.
 
+pub mod datagrams;
 pub mod frames;
+pub mod messages;
 pub mod rings;
 
 use crate::stats::{Latencies, to_f64};

@@ -2,7 +2,7 @@
 
 use super::{Outcome, sys};
 use clap::Args;
-use machnet_engine::config::{ConfigError, Effective, Sources};
+use machnet_engine::config::{Config, ConfigError, Effective, Sources};
 use std::net::IpAddr;
 use std::path::PathBuf;
 
@@ -25,7 +25,7 @@ pub(crate) struct ConfigFlags {
     #[arg(long, value_name = "GROUP", allow_hyphen_values = true)]
     socket_group: Option<String>,
     /// The address of this host that peers reach it at [default: the only one there is]
-    #[arg(long, value_name = "IP", allow_hyphen_values = true)]
+    #[arg(long, value_name = "IP[/BITS]", allow_hyphen_values = true)]
     address: Option<String>,
     /// The UDP port that everything is sent to; the same on every host [default: 31580]
     #[arg(long, value_name = "PORT", allow_hyphen_values = true)]
@@ -33,9 +33,45 @@ pub(crate) struct ConfigFlags {
     /// The UDP ports to send from, beginning with that port [default: 64 for each engine]
     #[arg(long, value_name = "FIRST-LAST", allow_hyphen_values = true)]
     udp_ports: Option<String>,
-    /// How packets reach the network [default: udp]
+    /// How packets reach the network: udp, packet, xdp or dpdk; see --list-drivers [default: udp]
     #[arg(long, value_name = "NAME", allow_hyphen_values = true)]
     driver: Option<String>,
+    /// The network interface of the drivers packet and xdp [default: the one that has the address]
+    #[arg(long, value_name = "NAME", allow_hyphen_values = true)]
+    interface: Option<String>,
+    /// The router for what is not on the link [default: the kernel's]
+    #[arg(long, value_name = "IP", allow_hyphen_values = true)]
+    gateway: Option<String>,
+    /// Networks that other routers lead to, such as "10.9.0.0/16 via 10.0.0.1", with commas between them
+    #[arg(long, value_name = "LIST", allow_hyphen_values = true)]
+    routes: Option<String>,
+    /// Hardware addresses that are not asked for, such as "10.0.0.7 02:00:00:00:00:01", with commas between them
+    #[arg(long, value_name = "LIST", allow_hyphen_values = true)]
+    neighbours: Option<String>,
+    /// The VLAN tag of all frames [default: none]
+    #[arg(long, value_name = "TAG", allow_hyphen_values = true)]
+    vlan: Option<String>,
+    /// Where driver xdp hooks in: auto, native or generic [default: auto]
+    #[arg(long, value_name = "MODE", allow_hyphen_values = true)]
+    xdp_mode: Option<String>,
+    /// Whether driver xdp gives its memory to the network card: auto, on or off [default: auto]
+    #[arg(long, value_name = "CHOICE", allow_hyphen_values = true)]
+    zero_copy: Option<String>,
+    /// Driver dpdk: the network card, such as 0000:00:05.0
+    #[arg(long, value_name = "ADDRESS", allow_hyphen_values = true)]
+    pci: Option<String>,
+    /// Driver dpdk: a virtual device instead of a card, such as net_memif0,role=server,socket=/run/memif.sock
+    #[arg(long, value_name = "DEVICE", allow_hyphen_values = true)]
+    vdev: Option<String>,
+    /// Whether driver dpdk takes huge pages: auto, on or off [default: auto]
+    #[arg(long, value_name = "CHOICE", allow_hyphen_values = true)]
+    hugepages: Option<String>,
+    /// The plugin library of driver dpdk [default: beside the program, then the system's library folders]
+    #[arg(long, value_name = "FILE", allow_hyphen_values = true)]
+    dpdk_plugin: Option<String>,
+    /// Take the interface of the default route even if the kernel then loses it
+    #[arg(long, value_name = "BOOL", num_args = 0..=1, default_missing_value = "true")]
+    force: Option<String>,
     /// Engine threads [default: 1]
     #[arg(long, value_name = "COUNT", allow_hyphen_values = true)]
     engines: Option<String>,
@@ -97,6 +133,18 @@ impl ConfigFlags {
             ("udp_port", &self.udp_port),
             ("udp_ports", &self.udp_ports),
             ("driver", &self.driver),
+            ("interface", &self.interface),
+            ("gateway", &self.gateway),
+            ("routes", &self.routes),
+            ("neighbours", &self.neighbours),
+            ("vlan", &self.vlan),
+            ("xdp_mode", &self.xdp_mode),
+            ("zero_copy", &self.zero_copy),
+            ("pci", &self.pci),
+            ("vdev", &self.vdev),
+            ("hugepages", &self.hugepages),
+            ("dpdk_plugin", &self.dpdk_plugin),
+            ("force", &self.force),
             ("engines", &self.engines),
             ("cpus", &cpus),
             ("spread", &self.spread),
@@ -132,9 +180,15 @@ impl ConfigFlags {
     }
 }
 
-/// The address of this host if it has exactly one besides loopback; otherwise what to do about it.
-pub(crate) fn only_address() -> Result<IpAddr, ConfigError> {
-    let found = sys::interface_addresses().unwrap_or_default();
+/// The address of this host if it has exactly one besides loopback, at the interface that was chosen if one was; otherwise
+/// what to do about it.
+pub(crate) fn only_address(config: &Config) -> Result<IpAddr, ConfigError> {
+    let mut found = sys::interface_addresses().unwrap_or_default();
+    if let Some(interface) = &config.interface
+        && found.iter().any(|(name, _)| name == interface)
+    {
+        found.retain(|(name, _)| name == interface);
+    }
     choose_address(&found)
 }
 

@@ -1,5 +1,8 @@
 //! FENCE: the few system calls of the command that the standard library does not offer.
-#![expect(unsafe_code, reason = "fence: signals, prctl, kill, poll, getifaddrs and flags of send and recv")]
+#![expect(
+    unsafe_code,
+    reason = "fence: signals, prctl, kill, namespaces, poll, getifaddrs and flags of send and recv"
+)]
 
 use std::fs::File;
 use std::io::{self, Read};
@@ -79,6 +82,28 @@ pub(crate) fn die_with_parent(command: &mut Command) {
         if orphaned { Err(io::Error::from_raw_os_error(libc::ESRCH)) } else { Ok(()) }
     };
     // SAFETY: the closure does only what is safe between fork and exec: two system calls, no allocation, no lock.
+    unsafe { command.pre_exec(in_child) };
+}
+
+/// A network namespace of its own, in which nothing is but a loopback interface that is down. It lives as long as the
+/// descriptor, and as any process in it.
+pub(crate) fn new_network_namespace() -> io::Result<OwnedFd> {
+    let make = || {
+        // SAFETY: no memory is passed; only this thread, which ends at once, leaves the namespace that it was in.
+        check(unsafe { libc::unshare(libc::CLONE_NEWNET) })?;
+        File::open("/proc/thread-self/ns/net").map(OwnedFd::from)
+    };
+    std::thread::spawn(make).join().unwrap_or_else(|_| Err(io::Error::other("a thread ended")))
+}
+
+/// Makes the process that `command` starts belong to another network namespace.
+pub(crate) fn enter_namespace(command: &mut Command, namespace: &OwnedFd) {
+    let descriptor = namespace.as_raw_fd();
+    let in_child = move || {
+        // SAFETY: a descriptor and an integer: no memory. It is open in the child until exec.
+        check(unsafe { libc::setns(descriptor, libc::CLONE_NEWNET) }).map(drop)
+    };
+    // SAFETY: the closure makes one system call, without allocation and lock.
     unsafe { command.pre_exec(in_child) };
 }
 

@@ -1,7 +1,11 @@
 //! The table of settings: how each is named, checked, set and shown.
 
-use super::{Config, Cpus, DriverKind, IdlePolicy, LogFormat, LogLevel, MAX_ENGINES, Spread};
-use std::net::IpAddr;
+use super::network;
+use super::{
+    Choice, Config, Cpus, DriverKind, IdlePolicy, LogFormat, LogLevel, MAX_ENGINES, Spread, XdpMode,
+};
+use crate::driver::{address_with_prefix, is_host};
+use std::net::{IpAddr, Ipv4Addr};
 use std::ops::RangeInclusive;
 use std::path::PathBuf;
 
@@ -85,15 +89,18 @@ pub const KEYS: &[Key] = &[
     Key {
         name: "address",
         help: "the address of this host that peers reach it at; auto: the only one there is",
-        allowed: "\"auto\" or an IPv4 address of this host, such as \"10.0.0.5\"",
-        set: |config, text| match text.parse::<IpAddr>() {
-            Ok(address) => {
-                config.address = address;
-                address.is_ipv4() && !address.is_unspecified() && !address.is_multicast()
+        allowed: "\"auto\" or an IPv4 address of this host, such as \"10.0.0.5\" or \"10.0.0.5/24\"",
+        set: |config, text| match address_with_prefix(text) {
+            Some((address, prefix)) => {
+                (config.address, config.prefix) = (IpAddr::V4(address), prefix);
+                network::is_address_of_a_host(address, prefix)
             }
-            Err(_) => text == AUTO,
+            None => text == AUTO,
         },
-        show: |config| quoted(&config.address.to_string()),
+        show: |config| {
+            let prefix = config.prefix.map_or_else(String::new, |bits| format!("/{bits}"));
+            quoted(&format!("{}{prefix}", config.address))
+        },
     },
     Key {
         name: "udp_port",
@@ -118,9 +125,115 @@ pub const KEYS: &[Key] = &[
     Key {
         name: "driver",
         help: "how packets reach the network",
-        allowed: "\"udp\" (the other drivers come in later releases)",
-        set: |config, text| put(&mut config.driver, (text == "udp").then_some(DriverKind::Udp)),
+        allowed: "one of \"udp\", \"packet\", \"xdp\", \"dpdk\" (`machnet up --list-drivers` tells them apart)",
+        set: |config, text| put(&mut config.driver, DriverKind::ALL.into_iter().find(|d| d.name() == text)),
         show: |config| quoted(config.driver.name()),
+    },
+    Key {
+        name: "interface",
+        help: "the network interface of the drivers packet and xdp; auto: the one that has the address",
+        allowed: "\"auto\" or the name of a network interface, such as \"eth0\"",
+        set: |config, text| {
+            config.interface = (text != AUTO).then(|| text.to_owned());
+            network::is_interface_name(text)
+        },
+        show: |config| quoted(config.interface.as_deref().unwrap_or(AUTO)),
+    },
+    Key {
+        name: "gateway",
+        help: "the router for what is not on the link; auto: as the kernel's table has it",
+        allowed: "\"auto\" or an IPv4 address, such as \"10.0.0.1\"",
+        set: |config, text| {
+            config.gateway = text.parse::<Ipv4Addr>().ok().filter(|address| is_host(*address));
+            config.gateway.is_some() || text == AUTO
+        },
+        show: |config| quoted(&config.gateway.map_or_else(|| AUTO.to_owned(), |gateway| gateway.to_string())),
+    },
+    Key {
+        name: "routes",
+        help: "networks that other routers lead to",
+        allowed: "a list of routes, such as [\"10.9.0.0/16 via 10.0.0.1\"], at most 256",
+        set: |config, text| put(&mut config.routes, network::routes(text)),
+        show: |config| list(config.routes.iter()),
+    },
+    Key {
+        name: "neighbours",
+        help: "hardware addresses of hosts on the link that are not asked for (static ARP)",
+        allowed: "a list of addresses, such as [\"10.0.0.7 02:00:00:00:00:01\"], at most 1024",
+        set: |config, text| put(&mut config.neighbours, network::neighbours(text)),
+        show: |config| list(config.neighbours.iter().map(|(ip, mac)| format!("{ip} {mac}"))),
+    },
+    Key {
+        name: "vlan",
+        help: "the VLAN tag of all frames; 0: none",
+        allowed: "a number from 0 to 4094",
+        set: |config, text| {
+            let vlan = number(text, 0..=4_094);
+            config.vlan = vlan.filter(|&tag| tag != 0);
+            vlan.is_some()
+        },
+        show: |config| config.vlan.unwrap_or(0).to_string(),
+    },
+    Key {
+        name: "xdp_mode",
+        help: "where driver xdp hooks in: in the interface's own driver, or behind it",
+        allowed: "one of \"auto\", \"native\", \"generic\"",
+        set: |config, text| put(&mut config.xdp_mode, XdpMode::ALL.into_iter().find(|m| m.name() == text)),
+        show: |config| quoted(config.xdp_mode.name()),
+    },
+    Key {
+        name: "zero_copy",
+        help: "whether driver xdp gives its memory to the network card; on: or does not start",
+        allowed: "one of \"auto\", \"on\", \"off\"",
+        set: |config, text| put(&mut config.zero_copy, Choice::named(text)),
+        show: |config| quoted(config.zero_copy.name()),
+    },
+    Key {
+        name: "pci",
+        help: "driver dpdk: the PCI address of the network card; \"\": none",
+        allowed: "a PCI address such as \"0000:00:05.0\"",
+        set: |config, text| {
+            config.pci = (!text.is_empty()).then(|| text.to_lowercase());
+            text.is_empty() || network::is_pci_address(text)
+        },
+        show: |config| quoted(config.pci.as_deref().unwrap_or("")),
+    },
+    Key {
+        name: "vdev",
+        help: "driver dpdk: a virtual device instead of a card; \"\": none",
+        allowed: "a device name with its arguments, such as \"net_memif0,role=server,socket=/run/memif.sock\"",
+        set: |config, text| {
+            config.vdev = (!text.is_empty()).then(|| text.to_owned());
+            text.is_empty() || network::is_vdev(text)
+        },
+        show: |config| quoted(config.vdev.as_deref().unwrap_or("")),
+    },
+    Key {
+        name: "hugepages",
+        help: "driver dpdk: whether to take huge pages; auto: if there are enough",
+        allowed: "one of \"auto\", \"on\", \"off\"",
+        set: |config, text| put(&mut config.hugepages, Choice::named(text)),
+        show: |config| quoted(config.hugepages.name()),
+    },
+    Key {
+        name: "dpdk_plugin",
+        help: "the plugin library of driver dpdk; auto: beside the program, then the system's library folders",
+        allowed: "\"auto\" or the path of a library",
+        set: |config, text| {
+            config.dpdk_plugin = (text != AUTO).then(|| PathBuf::from(text));
+            !text.is_empty() && !text.contains('\0')
+        },
+        show: |config| match &config.dpdk_plugin {
+            Some(path) => quoted(&path.to_string_lossy()),
+            None => quoted(AUTO),
+        },
+    },
+    Key {
+        name: "force",
+        help: "take the interface of the default route even if the kernel then loses it (xdp with all queues, dpdk)",
+        allowed: "true or false",
+        set: |config, text| put(&mut config.force, text.parse().ok()),
+        show: |config| config.force.to_string(),
     },
     Key {
         name: "engines",
@@ -283,6 +396,11 @@ fn cpus(text: &str) -> Option<Cpus> {
 fn octal(text: &str) -> Option<u32> {
     let value = u32::from_str_radix(text.strip_prefix("0o").unwrap_or(text), 8).ok()?;
     (value <= 0o777).then_some(value)
+}
+
+fn list<T: ToString>(entries: impl Iterator<Item = T>) -> String {
+    let entries: Vec<toml::Value> = entries.map(|entry| toml::Value::from(entry.to_string())).collect();
+    toml::Value::from(entries).to_string()
 }
 
 fn quoted(text: &str) -> String {

@@ -1,7 +1,7 @@
 //! Where settings come from, which one wins, and what is said about a wrong one.
 
 use super::keys::{AUTO, KEYS, Key};
-use super::{Config, Cpus, is_root, pairs_needed};
+use super::{Config, Cpus, is_root, network, pairs_needed};
 use std::collections::BTreeMap;
 use std::fmt;
 use std::net::IpAddr;
@@ -175,10 +175,11 @@ impl Sources {
         self
     }
 
-    /// Checks everything and lets the strongest source win. `find_address` is asked when no address is chosen.
+    /// Checks everything and lets the strongest source win. `find_address` is asked when no address is chosen, with everything
+    /// else that was.
     pub fn resolve(
         self,
-        find_address: impl FnOnce() -> Result<IpAddr, ConfigError>,
+        find_address: impl FnOnce(&Config) -> Result<IpAddr, ConfigError>,
     ) -> Result<Effective, ConfigError> {
         let mut builder = Builder::default();
         if let Some((path, text)) = &self.file {
@@ -271,7 +272,7 @@ impl Builder {
 
     fn finish(
         mut self,
-        find_address: impl FnOnce() -> Result<IpAddr, ConfigError>,
+        find_address: impl FnOnce(&Config) -> Result<IpAddr, ConfigError>,
     ) -> Result<Effective, ConfigError> {
         let config = &self.config;
         if config.keepalive_ms >= config.dead_after_ms {
@@ -287,8 +288,10 @@ impl Builder {
             self.config.udp_port = *ports.start();
         }
         check_engines(&self.config).map_err(ConfigError::Contradiction)?;
+        network::check(&self.config, self.address_is_chosen).map_err(ConfigError::Contradiction)?;
+        self.warnings.extend(network::settings_without_effect(&self.config));
         if !self.address_is_chosen {
-            self.config.address = find_address()?;
+            self.config.address = find_address(&self.config)?;
         }
         Ok(Effective {
             config: self.config,
@@ -341,11 +344,14 @@ fn line_at(text: &str, offset: usize) -> usize {
     text.bytes().take(offset).filter(|&byte| byte == b'\n').count() + 1
 }
 
-/// The text that the checks expect, or nothing for what is neither text nor integer nor a list of such. A list becomes its
+/// The text that the checks expect, or nothing for what is neither text nor integer nor boolean nor a list of such. A list becomes its
 /// entries with commas between, as a flag would have it.
 fn text_of(value: &DeValue<'_>) -> Option<String> {
     if let Some(text) = value.as_str() {
         return Some(text.to_owned());
+    }
+    if let Some(yes) = value.as_bool() {
+        return Some(yes.to_string());
     }
     if let Some(list) = value.as_array() {
         let entries = list

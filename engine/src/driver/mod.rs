@@ -6,13 +6,17 @@
 
 pub mod fault;
 pub mod frame;
+pub mod interface;
 pub mod lock;
 mod mac;
 pub mod memory;
+mod netlink;
+mod route;
 mod sys;
 pub mod udp;
 
 pub use self::mac::MacAddress;
+pub use self::route::{Route, RouteError, address_with_prefix, is_host, network_of};
 use crate::proto::PortRange;
 use crate::proto::time::{Duration, Instant};
 use std::io;
@@ -47,6 +51,39 @@ pub struct DriverCounters {
     pub dropped_source_port: u64,
     /// Datagrams that left from another port than was asked for, because someone else has that one.
     pub source_port_unavailable: u64,
+    /// Ethernet frames received, where the path carries frames. Each is one of `datagrams_received`, `arp_received`,
+    /// `icmp_received` or a `dropped_` counter of received ones.
+    pub frames_received: u64,
+    /// Frames lost on their way in because nobody took them from the receive ring in time, as far as the path tells.
+    pub frames_missed: u64,
+    /// Received frames for other hosts, of other VLANs or of protocols that are not ours.
+    pub dropped_not_ours: u64,
+    /// Received frames that are cut short or inconsistent, have IPv4 options, or come from an address that no host has.
+    pub dropped_header: u64,
+    /// Received parts of packets that were cut up on their way.
+    pub dropped_fragment: u64,
+    /// Received datagrams for a UDP port that nobody has.
+    pub dropped_no_port: u64,
+    /// Datagrams to be sent whose next hop nobody answers for, or that had to wait for its answer with too many others.
+    pub dropped_unresolved: u64,
+    /// ARP packets received.
+    pub arp_received: u64,
+    /// ARP packets sent: questions, answers and announcements.
+    pub arp_sent: u64,
+    /// Next hops whose hardware address became known, or changed.
+    pub arp_learned: u64,
+    /// Claims to the address of a next hop in use that were not believed, because its holder lives.
+    pub arp_refused: u64,
+    /// ARP packets of others that claim to have our address.
+    pub arp_duplicates: u64,
+    /// ICMP packets received.
+    pub icmp_received: u64,
+    /// ICMP packets sent: answers to echo requests, and port unreachable.
+    pub icmp_sent: u64,
+    /// ICMP packets that say that a datagram was too large for its path; the size is found by trying, whatever they say.
+    pub icmp_too_large: u64,
+    /// ARP and ICMP packets that were not sent because too many wait.
+    pub control_dropped: u64,
 }
 
 /// A datagram as it arrived.
@@ -136,6 +173,12 @@ pub trait Driver: Send {
 
     /// What was counted so far.
     fn counters(&self) -> DriverCounters;
+
+    /// Names and values of what the path below the driver counts (a network card's xstats), for `machnet status`. May make
+    /// system calls.
+    fn statistics(&self, each: &mut dyn FnMut(&str, u64)) {
+        let _ = each;
+    }
 }
 
 /// Whether datagrams can pass.

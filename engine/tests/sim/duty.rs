@@ -185,7 +185,7 @@ impl World {
         if transmit.to.ip() == stranger_address().ip() {
             return self.answer_stranger(bytes.len() as u64);
         }
-        let Some(to) = host_of(transmit.to, self.scenario.hosts.len()) else {
+        let Some(to) = host_of(transmit.to.ip(), self.scenario.hosts.len()) else {
             self.oracle.totals.to_nobody += 1;
             return;
         };
@@ -377,7 +377,9 @@ impl World {
                 }
             }
         }
-        let next_ns = self.dice.log_between(20 * US, 20 * MS).max(self.now_ns() / 64);
+        // Where there are very many engines, each is looked at less often.
+        let crowd = (self.units.len() as u64 / 64).max(1);
+        let next_ns = self.dice.log_between(20 * US, 20 * MS).max(self.now_ns() / 64) * crowd;
         self.at(self.now_ns() + next_ns, Happening::Peek { unit });
     }
 }

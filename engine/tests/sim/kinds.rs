@@ -44,6 +44,7 @@ pub(crate) const KINDS: &[(&str, Shape)] = &[
     ("bursts", engines::bursts),
     ("flood", engines::flood),
     ("many-engines", engines::many_engines),
+    ("hundreds-of-hosts", engines::hundreds_of_hosts),
     ("everything", everything),
 ];
 

@@ -1,7 +1,7 @@
 //! The deterministic simulator of the protocol core.
 //!
-//! Two to eight hosts with one to sixteen engines (an `Endpoint` each) behind a network card that only hashes, a network
-//! that loses, repeats, delays, reorders, corrupts and parts them,
+//! Two to eight hosts, and some hundreds in one kind of scenario, with one to sixteen engines (an `Endpoint` each) behind a
+//! network card that only hashes, a network that loses, repeats, delays, reorders, corrupts and parts them,
 //! applications that misbehave in every legal way, and a checker that believes nothing. A seed decides everything.
 //!
 //! ```text

@@ -14,7 +14,7 @@
 use crate::mutant::Mutation;
 use crate::oracle::{End, Place, State};
 use crate::scenario::{MOST_ENGINES, MS, Reader, SECOND};
-use crate::world::{Happening, World, address};
+use crate::world::{Happening, World, host_of};
 
 /// A direction must progress within this long, see above.
 const STALL_NS: u64 = 5 * SECOND;
@@ -94,7 +94,7 @@ impl World {
         let Some(endpoint) = self.units[unit].endpoint.as_ref() else { return };
         let hosts = self.scenario.hosts.len();
         let grown = endpoint.learned().find(|learned| {
-            let is_host = (0..hosts).any(|host| address(host).ip() == learned.host);
+            let is_host = host_of(learned.host, hosts).is_some();
             !is_host || learned.pairs.len() > usize::from(MOST_ENGINES)
         });
         if let Some(learned) = grown {

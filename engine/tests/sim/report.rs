@@ -1,6 +1,7 @@
 //! What a run tells: totals, a hash of everything that happened, and a readable log on request.
 
 use crate::dice::mix;
+use crate::world::{MOST_HOSTS, host_of};
 use core::fmt;
 use machnet_engine::wire::header::{self, Packet};
 use std::net::SocketAddr;
@@ -140,11 +141,9 @@ pub(crate) struct Short(pub(crate) SocketAddr);
 
 impl fmt::Display for Short {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self.0 {
-            SocketAddr::V4(v4) if v4.ip().octets()[2] == 0 => {
-                write!(f, "host{}:{}", v4.ip().octets()[3], v4.port())
-            }
-            other => write!(f, "{other}"),
+        match host_of(self.0.ip(), MOST_HOSTS) {
+            Some(host) => write!(f, "host{}:{}", host + 1, self.0.port()),
+            None => write!(f, "{}", self.0),
         }
     }
 }

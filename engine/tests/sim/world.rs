@@ -159,13 +159,24 @@ pub(crate) struct Watch {
     pub(crate) pcap: bool,
 }
 
+/// Hosts of one /24 network.
+const HOSTS_OF_NETWORK: usize = 128;
+/// Most hosts: their networks end before that of the strangers.
+pub(crate) const MOST_HOSTS: usize = 8 * HOSTS_OF_NETWORK;
+
 /// The address of a host.
 pub(crate) fn address(host: usize) -> SocketAddr {
-    SocketAddr::new(IpAddr::V4(Ipv4Addr::new(10, 0, 0, host as u8 + 1)), BASE_PORT)
+    let (network, number) = (host / HOSTS_OF_NETWORK, host % HOSTS_OF_NETWORK);
+    SocketAddr::new(IpAddr::V4(Ipv4Addr::new(10, 0, network as u8, number as u8 + 1)), BASE_PORT)
 }
 
-pub(crate) fn host_of(address: SocketAddr, hosts: usize) -> Option<usize> {
-    (0..hosts).find(|host| self::address(*host).ip() == address.ip())
+/// The host with this address, if it is one of so many.
+pub(crate) fn host_of(ip: IpAddr, hosts: usize) -> Option<usize> {
+    let IpAddr::V4(v4) = ip else { return None };
+    let [10, 0, network, number] = v4.octets() else { return None };
+    let number = usize::from(number).checked_sub(1).filter(|number| *number < HOSTS_OF_NETWORK)?;
+    let host = usize::from(network) * HOSTS_OF_NETWORK + number;
+    (host < hosts).then_some(host)
 }
 
 /// Somebody whom nobody knows.

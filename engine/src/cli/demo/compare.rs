@@ -1,6 +1,7 @@
 //! How the paths compare with TCP in this run: ratios, and the sentences made of them. Nothing here knows a result beforehand.
 
 use super::plan::{Path, Results, SIZES};
+use super::wires::remedy;
 use crate::cli::text::{self, three_digits};
 use serde::Serialize;
 
@@ -24,15 +25,20 @@ pub(crate) struct Comparison {
 /// From so many processors on, used by others, the numbers come with a warning.
 const NOTABLE_COMPANY: f64 = 0.15;
 
-const COMPARED: [Path; 3] = [Path::Machnet, Path::SameHost, Path::Udp];
+const COMPARED: [Path; 6] = [Path::Machnet, Path::Packet, Path::Xdp, Path::Memif, Path::SameHost, Path::Udp];
 const TCP: [Path; 2] = [Path::TcpBlocking, Path::TcpSpinning];
+
+/// What a path is compared with: those that not everybody can have, briefly.
+fn beside(path: Path) -> &'static [Path] {
+    if Path::WIRED.contains(&path) { &TCP[..1] } else { &TCP }
+}
 
 /// Every comparison that the results allow.
 pub(crate) fn comparisons(results: &Results) -> Vec<Comparison> {
     let mut all = Vec::new();
     for path in COMPARED {
-        for tcp in TCP {
-            all.extend(SIZES.into_iter().filter_map(|size| compare(results, path, tcp, size)));
+        for tcp in beside(path) {
+            all.extend(SIZES.into_iter().filter_map(|size| compare(results, path, *tcp, size)));
         }
     }
     all
@@ -57,7 +63,7 @@ pub(crate) fn sentences(results: &Results) -> Vec<String> {
     // First of all, whether the numbers are worth reading.
     let mut sentences = company(results);
     for path in COMPARED {
-        for tcp in TCP {
+        for &tcp in beside(path) {
             let of: Vec<&Comparison> =
                 all.iter().filter(|c| c.path == path.name() && c.beside == tcp.name()).collect();
             if of.is_empty() {
@@ -75,7 +81,7 @@ pub(crate) fn sentences(results: &Results) -> Vec<String> {
                 list(|c| c.p50_times_faster, ("faster", "slower")),
                 list(|c| c.p99_times_faster, ("faster", "slower")),
             ));
-            if tcp == Path::TcpBlocking && path != Path::Udp {
+            if tcp == Path::TcpBlocking && path != Path::Udp && !Path::WIRED.contains(&path) {
                 sentences.push(format!(
                     "Throughput of {} beside {}: {}.",
                     path.name(),
@@ -107,10 +113,13 @@ fn facts(results: &Results) -> Vec<String> {
             Path::Machnet.name()
         ),
         format!(
-            "`{}` still goes through the kernel's network stack, packet by packet, as TCP does. The drivers that do not are \
-             `dpdk` and, for most of it, `xdp`; release {} has neither yet.",
+            "`{}` still goes through the kernel's network stack, packet by packet, as TCP does; `{}` and `{}` pass most of it by, \
+             and `{}` all of it: what its row shows is Machnet itself, between two processes that share memory instead of a \
+             network.",
             Path::Machnet.name(),
-            env!("CARGO_PKG_VERSION")
+            Path::Packet.name(),
+            Path::Xdp.name(),
+            Path::Memif.name()
         ),
         format!(
             "`{}` is for two applications of one machine: their sidecar copies from one to the other, and no packet is made.",
@@ -126,6 +135,10 @@ fn facts(results: &Results) -> Vec<String> {
             results.processors,
             Path::Machnet.name()
         ));
+    }
+    for (path, reason) in &results.absent {
+        let reason = reason.trim_end_matches('.');
+        facts.push(format!("`{}` was not measured: {reason}. What helps: {}.", path.name(), remedy(*path)));
     }
     let lost: u64 = SIZES.iter().filter_map(|&size| results.numbers(Path::Udp, size)).map(|n| n.lost).sum();
     if lost > 0 {
@@ -182,6 +195,7 @@ pub(crate) mod tests {
         }
         Results {
             cells,
+            absent: Vec::new(),
             engines: 1,
             processors: 2,
             company: Company::default(),
@@ -220,6 +234,6 @@ pub(crate) mod tests {
     fn what_was_not_measured_is_not_compared() {
         let some = comparisons(&results(|_, _| 10.0));
         assert!(!some.iter().any(|c| c.path == Path::Udp.name() && c.size_bytes == 8 << 20));
-        assert_eq!(some.len(), 2 * (4 + 4 + 3));
+        assert_eq!(some.len(), 2 * (4 + 4 + 3) + 3 * 4);
     }
 }

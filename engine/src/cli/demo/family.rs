@@ -1,9 +1,10 @@
 //! The processes of the demo: started together, watched, and gone when the demo is, however it ends.
 
-use crate::cli::sys::{Signals, die_with_parent};
+use crate::cli::sys::{Signals, die_with_parent, enter_namespace};
 use crate::cli::{Exit, Failure, Outcome, clock};
 use std::collections::VecDeque;
 use std::io::{BufRead, BufReader, Read};
+use std::os::fd::OwnedFd;
 use std::process::{Child, Command, Stdio};
 use std::sync::mpsc::{self, Receiver, RecvTimeoutError, Sender};
 use std::thread::{self, JoinHandle};
@@ -57,6 +58,16 @@ impl Family {
 
     /// Starts this program with `arguments`, without the settings of this process's environment.
     pub(crate) fn start(&mut self, name: &str, arguments: &[&str]) -> Outcome<MemberId> {
+        self.start_in(None, name, arguments)
+    }
+
+    /// The same, in another network namespace.
+    pub(crate) fn start_in(
+        &mut self,
+        namespace: Option<&OwnedFd>,
+        name: &str,
+        arguments: &[&str],
+    ) -> Outcome<MemberId> {
         let cannot = |error| anyhow::anyhow!("cannot start {name}: {error}");
         let program = std::env::current_exe().map_err(cannot)?;
         let mut command = Command::new(program);
@@ -68,6 +79,9 @@ impl Family {
         }
         command.env_remove("NOTIFY_SOCKET");
         die_with_parent(&mut command);
+        if let Some(namespace) = namespace {
+            enter_namespace(&mut command, namespace);
+        }
         let mut child = command.spawn().map_err(cannot)?;
         let id = self.members.len();
         if let Some(stdout) = child.stdout.take() {
@@ -104,6 +118,15 @@ impl Family {
         }
         self.members[member.0].is_awaited = true;
         Ok(last)
+    }
+
+    /// Ends a member that the others do not need.
+    pub(crate) fn dismiss(&mut self, member: MemberId) {
+        let member = &mut self.members[member.0];
+        member.is_awaited = true;
+        // Errors mean that it is gone already.
+        let _ = member.child.kill();
+        let _ = member.child.wait();
     }
 
     /// The member's next line, or nothing when it ended.

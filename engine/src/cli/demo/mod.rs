@@ -7,6 +7,7 @@ mod measure;
 mod place;
 mod plan;
 mod report;
+mod wires;
 
 use super::{Outcome, say};
 use clap::{Args, value_parser};
@@ -15,8 +16,10 @@ use machnet_engine::config::MAX_ENGINES;
 const DETAILS: &str = "\
 It starts two sidecars (on 127.0.0.1 and 127.0.0.2), a server attached to the second, a client
 attached to the first, and the same pair over the kernel's TCP and UDP; measures round trips with
-one message at a time (p50, p99) and throughput with eight; and prints one table. It needs no
-rights and no network, takes about half a minute, and leaves nothing behind.";
+one message at a time (p50, p99) and throughput with eight; and prints one table. Where it may, it
+does the same over AF_PACKET and AF_XDP, between two network namespaces that it makes, and over
+DPDK's shared memory; what it may not it names, with the command that helps. It needs no network,
+takes about half a minute, and leaves nothing behind.";
 
 /// Measure Machnet beside the kernel's TCP and UDP, all on this machine.
 #[derive(Debug, Args)]

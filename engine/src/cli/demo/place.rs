@@ -1,5 +1,6 @@
 //! Where the demo's sidecars live: a directory of their own and a UDP port that is free on both addresses.
 
+use super::plan;
 use crate::cli::{Exit, Failure, Outcome, sys};
 use std::fs::{self, DirBuilder};
 use std::net::{IpAddr, Ipv4Addr, UdpSocket};
@@ -13,6 +14,7 @@ pub(crate) const SECOND: IpAddr = IpAddr::V4(Ipv4Addr::new(127, 0, 0, 2));
 
 const PREFIX: &str = "machnet-demo-";
 const SOCKETS: [&str; 2] = ["first.sock", "second.sock"];
+const MEMIF: &str = "memif.sock";
 /// Ports that are tried, so that a demo beside a sidecar or another demo finds its own.
 const PORTS: std::ops::Range<u16> = 31_700..31_900;
 
@@ -40,6 +42,19 @@ impl Place {
     }
 }
 
+impl Place {
+    /// The socket of the first (0) or second (1) sidecar of a path that has sidecars of its own.
+    pub(crate) fn socket_of(&self, path: plan::Path, index: usize) -> String {
+        let number = plan::Path::WIRED.iter().position(|wired| *wired == path).unwrap_or(0);
+        self.directory.join(format!("{number}-{}", SOCKETS[index])).to_string_lossy().into_owned()
+    }
+
+    /// The socket of DPDK's memif.
+    pub(crate) fn memif(&self) -> String {
+        self.directory.join(MEMIF).to_string_lossy().into_owned()
+    }
+}
+
 impl Drop for Place {
     fn drop(&mut self) {
         remove(&self.directory);
@@ -49,7 +64,10 @@ impl Drop for Place {
 /// Removes exactly what a demo makes, and the directory only if nothing else is in it.
 fn remove(directory: &Path) {
     for entry in fs::read_dir(directory).into_iter().flatten().flatten() {
-        if SOCKETS.iter().any(|socket| entry.file_name().to_string_lossy().starts_with(socket)) {
+        let name = entry.file_name();
+        let name = name.to_string_lossy();
+        let name = name.trim_start_matches(|c: char| c.is_ascii_digit() || c == '-');
+        if SOCKETS.iter().chain([&MEMIF]).any(|socket| name.starts_with(socket)) {
             let _ = fs::remove_file(entry.path());
         }
     }

@@ -11,6 +11,12 @@ use std::time::Duration;
 pub(crate) enum Path {
     /// Client, its sidecar, UDP, the server's sidecar, server.
     Machnet,
+    /// The same over AF_PACKET, on a pair of interfaces made for it.
+    Packet,
+    /// The same over AF_XDP, on such a pair.
+    Xdp,
+    /// The same over DPDK's shared memory interface.
+    Memif,
     /// Client and server attached to one sidecar.
     SameHost,
     /// TCP between processes that sleep while they wait.
@@ -23,13 +29,27 @@ pub(crate) enum Path {
 
 impl Path {
     /// Every path, in the order of the table.
-    pub(crate) const ALL: [Self; 5] =
-        [Self::Machnet, Self::SameHost, Self::TcpBlocking, Self::TcpSpinning, Self::Udp];
+    pub(crate) const ALL: [Self; 8] = [
+        Self::Machnet,
+        Self::Packet,
+        Self::Xdp,
+        Self::Memif,
+        Self::SameHost,
+        Self::TcpBlocking,
+        Self::TcpSpinning,
+        Self::Udp,
+    ];
+
+    /// Those with sidecars of their own, which not every machine and user may have.
+    pub(crate) const WIRED: [Self; 3] = [Self::Packet, Self::Xdp, Self::Memif];
 
     /// The name in the table.
     pub(crate) const fn name(self) -> &'static str {
         match self {
             Self::Machnet => "machnet udp",
+            Self::Packet => "machnet packet",
+            Self::Xdp => "machnet xdp",
+            Self::Memif => "machnet dpdk, memif",
             Self::SameHost => "machnet same host",
             Self::TcpBlocking => "kernel TCP, blocking",
             Self::TcpSpinning => "kernel TCP, spinning",
@@ -60,14 +80,14 @@ pub(crate) struct Plan {
     pub(crate) throughput: Duration,
 }
 
-/// About 25 seconds in all: 19 cells of 1.2 seconds and the processes' starts.
+/// 25 to 40 seconds in all: 19 to 31 cells of 1.2 seconds and the processes' starts.
 pub(crate) const FULL: Plan = Plan {
     warm_up: Duration::from_millis(100),
     latency: Duration::from_millis(600),
     throughput: Duration::from_millis(400),
 };
 
-/// About 8 seconds in all.
+/// 8 to 14 seconds in all.
 pub(crate) const QUICK: Plan = Plan {
     warm_up: Duration::from_millis(30),
     latency: Duration::from_millis(180),
@@ -106,6 +126,8 @@ pub(crate) struct Numbers {
 #[derive(Clone, Debug)]
 pub(crate) struct Results {
     pub(crate) cells: Vec<Cell>,
+    /// Paths that could not be had here: why, and what helps.
+    pub(crate) absent: Vec<(Path, String)>,
     /// Engines of each sidecar.
     pub(crate) engines: u32,
     /// Processors that the demo's processes shared.

@@ -1,7 +1,7 @@
 //! The demo's table and JSON.
 
 use super::compare::{comparisons, sentences};
-use super::plan::{Found, Results, THROUGHPUT_WINDOW};
+use super::plan::{Found, Results, SIZES, THROUGHPUT_WINDOW};
 use crate::cli::text::{self, Align, Table, three_digits};
 
 /// Widest line.
@@ -82,6 +82,11 @@ pub(crate) fn json(results: &Results) -> String {
                 }),
             }
         })
+        .chain(results.absent.iter().flat_map(|(path, reason)| {
+            SIZES.map(
+                |size| serde_json::json!({ "path": path.name(), "size_bytes": size, "not_measured": reason }),
+            )
+        }))
         .collect();
     serde_json::json!({
         "version": env!("CARGO_PKG_VERSION"),
@@ -117,7 +122,7 @@ mod tests {
     #[test]
     fn the_json_has_a_row_for_every_path_and_size() {
         let value: serde_json::Value = serde_json::from_str(&json(&results(|_, _| 10.0))).unwrap();
-        assert_eq!(value["rows"].as_array().unwrap().len(), 20);
+        assert_eq!(value["rows"].as_array().unwrap().len(), 32);
         assert_eq!(value["rows"][0]["latency_us"]["p50"], 10.0);
     }
 }

@@ -3,6 +3,21 @@
 //! A frame driver knows rings, descriptors and interrupts, and nothing of IP. What ARP, IPv4, UDP and ICMP ask for is done
 //! once, above all of them.
 
+mod arp;
+mod checksum;
+mod ethernet;
+mod framed;
+mod icmp;
+mod ipv4;
+mod refusal;
+mod resolver;
+mod routes;
+mod station;
+mod udp;
+pub mod wire;
+
+pub use self::framed::{Framed, Setup};
+pub use self::routes::Route;
 use super::MacAddress;
 use crate::proto::time::Duration;
 use std::io;
@@ -22,7 +37,7 @@ pub enum ReceivedChecksum {
 /// An Ethernet frame as it arrived, without its frame check sequence.
 #[derive(Clone, Copy, Debug)]
 pub struct Frame<'a> {
-    /// From the destination address on. May be padded behind the IP packet.
+    /// From the destination address on, with the VLAN tag if it came with one. May be padded behind the IP packet.
     pub bytes: &'a [u8],
     /// What is known of its UDP checksum.
     pub checksum: ReceivedChecksum,
@@ -102,6 +117,10 @@ pub trait FrameDriver: Send {
     /// transmit ring is full: then `flush`, and try again in the next cycle. The caller fills it and calls `commit` or `lend` (which
     /// takes the loan back) before anything else. The content is arbitrary until it is written.
     fn lend(&mut self, len: usize) -> Option<&mut [u8]>;
+
+    /// The first `len` bytes of the frame that is lent, as they were written: what is known only when all of it is there, lengths and
+    /// checksums, is written last.
+    fn lent(&mut self, len: usize) -> &mut [u8];
 
     /// Queues the frame that was lent, cut to its first `len` bytes. Frames may be shorter than Ethernet's 60 bytes: the path
     /// pads them, or does not need it.

@@ -152,6 +152,8 @@ impl Endpoint {
         }
         if paper {
             ports = connecting.guessed_ports(config);
+            // An answer that proved no pair is remembered by nobody but this connect.
+            server_engines = connecting.server.map_or(server_engines, |(engines, _)| engines);
         }
         flow.route.pair = match connecting.known {
             Some((_, pair)) if connecting.sends == 0 => pair,

@@ -153,3 +153,44 @@ pub(super) fn many_engines(scenario: &mut Scenario, dice: &mut Dice) {
         super::loss(scenario, dice);
     }
 }
+
+/// Hundreds of hosts with up to sixteen engines each. Most connect to a few that everybody wants, some to anybody; cards hash
+/// anew and sidecars come back meanwhile.
+pub(super) fn hundreds_of_hosts(scenario: &mut Scenario, dice: &mut Dice) {
+    let host = scenario.hosts[0].clone();
+    scenario.hosts.resize(dice.between(100, 300) as usize, host);
+    scenario.link_all(dice);
+    spread(scenario, &[1, 1, 1, 2, 2, 3, 4, 8, 16], dice);
+    scenario.connect_some(dice.between(100, 250) as usize, 1 << 20, dice);
+    for host in &mut scenario.hosts {
+        // Batches that grow and grow because a pair that lands right does not exist: with so many hosts, a storm.
+        if scenario.spread == Spread::Paper {
+            (host.port_count, host.hears_at_all) = (256, true);
+        }
+    }
+    let wanted = dice.between(1, 4);
+    for host in &mut scenario.hosts[..wanted as usize] {
+        host.engines = dice.pick(&[4, 8, 16]);
+        host.engines_later = dice.pick(&[host.engines, 16]);
+    }
+    for connection in &mut scenario.connections {
+        let server = dice.between(0, wanted - 1) as usize;
+        if connection.client != server && dice.chance(700_000) {
+            connection.server = Some(server);
+        }
+    }
+    if dice.chance(300_000) {
+        super::loss(scenario, dice);
+    }
+    for host in 0..wanted as usize {
+        let at_ns = dice.log_between(10 * US, 20 * MS);
+        match dice.between(0, 3) {
+            0 => scenario.faults.push((at_ns, Fault::Rehash { host, new_key: true, queues: None })),
+            1 => {
+                scenario.faults.push((at_ns, Fault::Down { host }));
+                scenario.faults.push((at_ns + dice.log_between(US, SECOND), Fault::Up { host }));
+            }
+            _ => {}
+        }
+    }
+}
