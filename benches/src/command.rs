@@ -166,9 +166,8 @@ impl Client {
 }
 
 fn parse_report(output: &str) -> io::Result<Found> {
-    let report: serde_json::Value = serde_json::from_str(output).map_err(|error| {
-        io::Error::other(format!("a client said {output:?}: {error}"))
-    })?;
+    let report: serde_json::Value = serde_json::from_str(output)
+        .map_err(|error| io::Error::other(format!("a client said {output:?}: {error}")))?;
     let number = |value: &serde_json::Value| {
         value.as_f64().ok_or_else(|| io::Error::other(format!("a client said {output:?}")))
     };

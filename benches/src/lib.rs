@@ -18,6 +18,7 @@ pub mod hand_over;
 pub mod lab;
 pub mod network;
 pub mod own_peer;
+pub mod paths;
 pub mod peers;
 pub mod place;
 pub mod real;

@@ -26,7 +26,8 @@ impl Pair {
     /// Makes both, or says why this machine or user cannot.
     pub fn new() -> Result<Self, String> {
         let [first, second] = [holder()?, holder()?];
-        let networks = [&first, &second].map(|holder| PathBuf::from(format!("/proc/{}/ns/net", holder.pid())));
+        let networks =
+            [&first, &second].map(|holder| PathBuf::from(format!("/proc/{}/ns/net", holder.pid())));
         let other = second.pid().to_string();
         let [mac, other_mac] = MACS.map(text);
         let add = ["link", "add", INTERFACE, "address", &mac, "type", "veth"];
@@ -59,10 +60,14 @@ pub fn hold() -> io::Result<()> {
 fn holder() -> Result<Role, String> {
     let output = Command::new("unshare").args(["--net", "true"]).stdin(Stdio::null()).output();
     match output {
-        Err(error) => return Err(format!("the command `unshare` (package util-linux) does not run: {error}")),
+        Err(error) => {
+            return Err(format!("the command `unshare` (package util-linux) does not run: {error}"));
+        }
         Ok(output) if !output.status.success() => {
             let said = said(&output.stderr);
-            return Err(format!("this user may not make network namespaces ({said}); root may, or `unshare -Ur`"));
+            return Err(format!(
+                "this user may not make network namespaces ({said}); root may, or `unshare -Ur`"
+            ));
         }
         Ok(_) => {}
     }

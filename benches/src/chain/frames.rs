@@ -116,9 +116,8 @@ mod tests {
 
     #[test]
     fn the_header_checksum_is_that_of_a_known_header() {
-        let header: [u8; 20] = [
-            0x45, 0, 0, 0x73, 0, 0, 0x40, 0, 0x40, 0x11, 0, 0, 0xc0, 0xa8, 0, 1, 0xc0, 0xa8, 0, 0xc7,
-        ];
+        let header: [u8; 20] =
+            [0x45, 0, 0, 0x73, 0, 0, 0x40, 0, 0x40, 0x11, 0, 0, 0xc0, 0xa8, 0, 1, 0xc0, 0xa8, 0, 0xc7];
         assert_eq!(header_checksum(&header), 0xb861);
     }
 }

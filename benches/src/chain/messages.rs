@@ -6,7 +6,8 @@ use machnet_engine::clock::Clock;
 use machnet_engine::driver::{Arrival, Driver};
 use machnet_engine::proto::time::{Duration, Instant};
 use machnet_engine::proto::{
-    Body, Config, Datagram, Endpoint, Event, FlowId, Limits, Listening, Payload, Reason, RxHandle, TxHandle,
+    Body, Config, Datagram, Endpoint, Event, FlowId, Handling, Limits, Listening, Payload, Reason, RxHandle,
+    TxHandle,
 };
 use std::io;
 use std::net::SocketAddr;
@@ -16,7 +17,9 @@ use std::os::fd::BorrowedFd;
 const PORT: u16 = 7;
 /// As a channel of the default size has them.
 const LIMITS: Limits = Limits { max_message: 8 << 20, window_messages: 1_024, window_bytes: 16 << 20 };
-const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
+const CONNECT_TIMEOUT: Duration = Duration::from_secs(1);
+/// So long the other end may take to be there.
+const PATIENCE: std::time::Duration = std::time::Duration::from_secs(5);
 /// Messages that may be unacknowledged: those under way, there and back.
 const PLACES: usize = 4 * MAX_WINDOW as usize;
 /// Bytes of a message, as the core counts them.
@@ -106,7 +109,7 @@ impl<D: Driver> Messages<D> {
                 return Ok(link);
             }
             // The other end may not be there yet.
-            if started.elapsed() > CONNECT_TIMEOUT.into() {
+            if started.elapsed() > PATIENCE {
                 return Err(io::Error::other("the other end does not take a flow"));
             }
         }
@@ -120,7 +123,7 @@ impl<D: Driver> Messages<D> {
         driver.receive(|&Arrival { from, to_port, waited, bytes }| {
             let datagram = Datagram { from, to_port, landed: None, waited, bytes };
             // There is no other engine to hand it over to.
-            endpoint.handle_datagram(now, &datagram, desk);
+            let _: Handling = endpoint.handle_datagram(now, &datagram, desk);
             while let Some(event) = endpoint.poll_event() {
                 desk.on_event(event);
             }

@@ -30,6 +30,9 @@ const ENGINE_PATIENCE: Duration = Duration::from_micros(500);
 const BLIND_SLEEP: Duration = Duration::from_micros(50);
 /// Longest sleep at all: who waits for a message that was lost says so.
 const LONGEST_SLEEP: Duration = Duration::from_millis(100);
+/// Numbers of messages that do not count.
+const FIRST_GREETING: u64 = 1 << 63;
+const GREETING_PATIENCE: Duration = Duration::from_millis(10);
 /// A message that has not come back after so long is lost.
 const LOST_AFTER: Duration = Duration::from_secs(2);
 
@@ -206,6 +209,7 @@ impl Trips {
 /// Sends messages and times their way there and back, `window` at a time. The link may lose some while the others start.
 pub fn ask(link: &mut impl Link, window: u64, warm_up: Duration, measured: Duration) -> io::Result<Trips> {
     assert!((1..=MAX_WINDOW).contains(&window), "a window from 1 to {MAX_WINDOW}");
+    greet(link)?;
     let mut waiter = Waiter::new(PATIENCE);
     let mut latencies = Latencies::default();
     let begin = cpu::now();
@@ -246,6 +250,26 @@ pub fn ask(link: &mut impl Link, window: u64, warm_up: Duration, measured: Durat
     let per_second = to_f64(counted) / measured.as_secs_f64();
     let at = |quantile| latencies.at(quantile) / 1e3;
     Ok(Trips { p50: at(0.5), p99: at(0.99), p999: at(0.999), per_second })
+}
+
+/// Until something comes back: the others may not be there yet, and the first datagram may ask where they are.
+fn greet(link: &mut impl Link) -> io::Result<()> {
+    let begin = cpu::now();
+    for number in 0.. {
+        link.put(FIRST_GREETING + number)?;
+        link.flush()?;
+        let sent = cpu::now();
+        while sent.elapsed() < GREETING_PATIENCE {
+            if link.take(|_| {})? > 0 {
+                return Ok(());
+            }
+            std::thread::yield_now();
+        }
+        if begin.elapsed() > LOST_AFTER {
+            break;
+        }
+    }
+    Err(io::Error::other("nobody answers"))
 }
 
 fn place(number: u64) -> usize {
