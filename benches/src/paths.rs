@@ -264,7 +264,7 @@ impl Stage {
     }
 
     /// Measures a floor with so many messages under way.
-    pub fn floor(&self, floor: Floor, window: u64) -> io::Result<Trips> {
+    pub fn floor(&self, floor: Floor, window: usize) -> io::Result<Trips> {
         let directory = Scratch::new()?;
         let row = Row::new()?;
         let (role, members) = match floor {
@@ -315,7 +315,7 @@ pub fn act(role: &str, arguments: &[String]) -> io::Result<()> {
         return Err(io::Error::other(format!("there is no role {role} with so few arguments")));
     };
     let member = Member::open(row)?;
-    let window: u64 = window.parse().map_err(io::Error::other)?;
+    let window: usize = window.parse().map_err(io::Error::other)?;
     let path = Path::named(path);
     match role {
         ROW => act_in_row(path, device, &member, window),
@@ -329,7 +329,7 @@ pub fn act(role: &str, arguments: &[String]) -> io::Result<()> {
     }
 }
 
-fn act_in_row(path: Option<Path>, device: &str, member: &Member, window: u64) -> io::Result<()> {
+fn act_in_row(path: Option<Path>, device: &str, member: &Member, window: usize) -> io::Result<()> {
     let number = member.number();
     if number == 0 || number == MEMBERS - 1 {
         println!("ready");
@@ -345,7 +345,7 @@ fn act_in_row(path: Option<Path>, device: &str, member: &Member, window: u64) ->
     with_frames(path, device, side, PassOn { application })
 }
 
-fn act_in_pair(path: Path, device: &str, level: Level, side: usize, window: u64) -> io::Result<()> {
+fn act_in_pair(path: Path, device: &str, level: Level, side: usize, window: usize) -> io::Result<()> {
     if path == Path::Udp {
         let driver = UdpDriver::open(at(side), &UdpConfig::default()).map_err(io::Error::other)?;
         return run_over(driver, level, side, window);
@@ -358,7 +358,7 @@ fn at(side: usize) -> SocketAddr {
     SocketAddr::new(ADDRESSES[side].parse().expect("an address"), UDP_PORT)
 }
 
-fn run_over(driver: impl Driver, level: Level, side: usize, window: u64) -> io::Result<()> {
+fn run_over(driver: impl Driver, level: Level, side: usize, window: usize) -> io::Result<()> {
     println!("ready");
     let to = at(1 - side);
     match (level, side) {
@@ -369,7 +369,7 @@ fn run_over(driver: impl Driver, level: Level, side: usize, window: u64) -> io::
 }
 
 /// Asks and says what it found, or answers for ever.
-fn run(mut link: impl Link, asks: bool, window: u64) -> io::Result<()> {
+fn run(mut link: impl Link, asks: bool, window: usize) -> io::Result<()> {
     if !asks {
         return chain::serve(&mut link);
     }
@@ -395,7 +395,7 @@ impl WithFrames for PassOn {
 
 struct Pairing {
     level: Level,
-    window: u64,
+    window: usize,
 }
 
 impl WithFrames for Pairing {

@@ -21,7 +21,7 @@ const CONNECT_TIMEOUT: Duration = Duration::from_secs(1);
 /// So long the other end may take to be there.
 const PATIENCE: std::time::Duration = std::time::Duration::from_secs(5);
 /// Messages that may be unacknowledged: those under way, there and back.
-const PLACES: usize = 4 * MAX_WINDOW as usize;
+const PLACES: usize = 4 * MAX_WINDOW;
 /// Bytes of a message, as the core counts them.
 const LENGTH: u32 = 64;
 const _: () = assert!(LENGTH as usize == MESSAGE_BYTES);

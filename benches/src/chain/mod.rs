@@ -21,7 +21,7 @@ use std::time::{Duration, Instant};
 /// Most messages that one look takes.
 pub const BURST: usize = 32;
 /// Most messages under way.
-pub const MAX_WINDOW: u64 = 64;
+pub const MAX_WINDOW: usize = 64;
 /// As the library's calls have it.
 const PATIENCE: Duration = Duration::from_micros(200);
 /// As engines have it.
@@ -207,14 +207,15 @@ impl Trips {
 }
 
 /// Sends messages and times their way there and back, `window` at a time. The link may lose some while the others start.
-pub fn ask(link: &mut impl Link, window: u64, warm_up: Duration, measured: Duration) -> io::Result<Trips> {
+pub fn ask(link: &mut impl Link, window: usize, warm_up: Duration, measured: Duration) -> io::Result<Trips> {
     assert!((1..=MAX_WINDOW).contains(&window), "a window from 1 to {MAX_WINDOW}");
     greet(link)?;
     let mut waiter = Waiter::new(PATIENCE);
     let mut latencies = Latencies::default();
     let begin = cpu::now();
-    let mut sent_at = [begin; MAX_WINDOW as usize];
+    let mut sent_at = [begin; MAX_WINDOW];
     let (mut sent, mut answered, mut counted) = (0_u64, 0_u64, 0_u64);
+    let window = u64::try_from(window).unwrap_or(1);
     let mut came = Vec::with_capacity(BURST);
     let mut now = begin;
     while now < begin + warm_up + measured {
@@ -273,7 +274,7 @@ fn greet(link: &mut impl Link) -> io::Result<()> {
 }
 
 fn place(number: u64) -> usize {
-    usize::try_from(number % MAX_WINDOW).unwrap_or(0)
+    usize::try_from(number).unwrap_or(0) % MAX_WINDOW
 }
 
 /// The bytes of a message.

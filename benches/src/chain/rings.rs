@@ -114,9 +114,8 @@ pub struct Rings {
     their_bell: File,
 }
 
-#[expect(clippy::cast_possible_truncation, reason = "a place in the ring")]
 fn slot(ring: &[AtomicU64; RING_WORDS], position: u64) -> &[AtomicU64] {
-    let start = (position % SLOTS) as usize * SLOT_WORDS;
+    let start = usize::try_from(position % SLOTS).unwrap_or(0) * SLOT_WORDS;
     &ring[start..start + SLOT_WORDS]
 }
 
