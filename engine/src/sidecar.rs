@@ -3,8 +3,8 @@
 use crate::clock::Clock;
 use crate::config::{Config, Cpus, DriverKind, IdlePolicy};
 use crate::controller::{self, Controller, SocketFile, SocketFileError};
-use crate::driver::Driver;
 use crate::driver::udp::{OpenError, UdpConfig, UdpDriver, UdpGroup};
+use crate::driver::{Driver, packet, xdp};
 use crate::idle::{self, Waiting};
 use crate::mailbox::{Command, Notice, Receiver, Sender, mailbox};
 use crate::neighbours;
@@ -44,6 +44,12 @@ pub enum StartError {
     /// The network path cannot be opened.
     #[error(transparent)]
     Driver(#[from] OpenError),
+    /// The packet socket cannot be opened.
+    #[error(transparent)]
+    Packet(#[from] packet::OpenError),
+    /// The network path of driver xdp cannot be opened.
+    #[error(transparent)]
+    Xdp(#[from] xdp::OpenError),
     /// This build cannot do it.
     #[error(
         "driver {} is not part of this build; `machnet up --list-drivers` names those that are, and --driver udp always works",
@@ -129,9 +135,9 @@ impl Sidecar {
         let socket = ControlSocket::open(config)?;
         match config.driver {
             DriverKind::Udp => Self::start_engines(config, socket, open_udp(config)?),
-            DriverKind::Packet | DriverKind::Xdp | DriverKind::Dpdk => {
-                Err(StartError::DriverMissing { driver: config.driver })
-            }
+            DriverKind::Packet => Self::start_engines(config, socket, packet::open(config)?),
+            DriverKind::Xdp => Self::start_engines(config, socket, xdp::open(config)?),
+            DriverKind::Dpdk => Err(StartError::DriverMissing { driver: config.driver }),
         }
     }
 

@@ -2,8 +2,10 @@
 #![expect(unsafe_code, reason = "poll(2) has no safe form in std")]
 #![expect(clippy::unwrap_used, reason = "a test that meets an error ends")]
 
+mod netns;
+
 use std::collections::HashMap;
-use std::net::SocketAddr;
+use std::net::{Ipv4Addr, SocketAddr};
 use std::os::fd::{AsRawFd, BorrowedFd};
 use std::sync::atomic::{AtomicU8, Ordering};
 use std::time::Duration;
@@ -11,19 +13,24 @@ use std::time::Duration;
 use machnet_engine::driver::fault::{FaultConfig, FaultDriver};
 use machnet_engine::driver::frame::wire::{Plug, Wire, WireQueue};
 use machnet_engine::driver::frame::{Framed, Setup};
+use machnet_engine::driver::interface;
 use machnet_engine::driver::memory::{self, MemoryDriver, MemoryHost, MemoryNetwork};
+use machnet_engine::driver::packet::{PacketConfig, PacketGroup, PacketQueue};
 use machnet_engine::driver::udp::{UdpConfig, UdpDriver, UdpGroup};
 use machnet_engine::driver::{Driver, MacAddress, RECEIVE_BURST};
 use machnet_engine::proto::PortRange;
 use machnet_engine::proto::time::Instant;
+
+use netns::{End, Link, Shape};
 
 /// Idle looks at a queue before a test gives up, with a pause of 100 us between them.
 const PATIENCE: u32 = 20_000;
 
 /// The same tests for one kind of driver; `$open` makes as many connected ones as asked for.
 macro_rules! conformance {
-    ($kind:ident, $open:expr) => {
-        conformance!($kind, $open,
+    ($kind:ident, $open:expr) => { conformance!($kind, $open, if true); };
+    ($kind:ident, $open:expr, if $is_possible:expr) => {
+        conformance!($kind, $open, $is_possible;
             every_size_arrives_whole_and_unchanged,
             a_burst_is_handed_over_in_order_and_in_portions,
             runs_of_equal_length_with_shorter_tails_keep_their_borders,
@@ -40,10 +47,10 @@ macro_rules! conformance {
             a_datagram_to_oneself_comes_back,
         );
     };
-    ($kind:ident, $open:expr, $($name:ident,)+) => {
+    ($kind:ident, $open:expr, $is_possible:expr; $($name:ident,)+) => {
         mod $kind {
             use super::*;
-            $(#[test] fn $name() { checks::$name(&mut $open); })+
+            $(#[test] fn $name() { if $is_possible { checks::$name(&mut $open); } })+
         }
     };
 }
@@ -75,11 +82,24 @@ conformance!(
     wrapped(memory_drivers(1_472), FaultConfig { delay_per_mille: 1_000, ..FaultConfig::default() })
 );
 
+conformance!(packet, packet_drivers(USUAL), if netns::are_possible());
+conformance!(
+    packet_on_a_link_with_jumbo_frames,
+    packet_drivers(Shape { mtu: 9_000, ..USUAL }),
+    if netns::are_possible()
+);
+conformance!(
+    packet_at_an_address_that_the_kernel_does_not_have,
+    packet_drivers(Shape { kernel_has_addresses: false, ..USUAL }),
+    if netns::are_possible()
+);
+
 /// The same tests for one kind of driver whose addresses have several receive queues; `$open` makes as many hosts as asked
 /// for, each with so many queues.
 macro_rules! conformance_of_queues {
-    ($kind:ident, $open:expr) => {
-        conformance_of_queues!($kind, $open,
+    ($kind:ident, $open:expr) => { conformance_of_queues!($kind, $open, if true); };
+    ($kind:ident, $open:expr, if $is_possible:expr) => {
+        conformance_of_queues!($kind, $open, $is_possible;
             a_pair_of_ports_always_reaches_the_same_queue_and_all_pairs_together_reach_every_queue,
             both_ports_are_what_the_sender_chose,
             datagrams_from_alternating_ports_keep_their_borders_and_their_order_by_port,
@@ -87,10 +107,10 @@ macro_rules! conformance_of_queues {
             the_first_engine_sends_from_the_port_that_peers_send_to,
         );
     };
-    ($kind:ident, $open:expr, $($name:ident,)+) => {
+    ($kind:ident, $open:expr, $is_possible:expr; $($name:ident,)+) => {
         mod $kind {
             use super::*;
-            $(#[test] fn $name() { queue_checks::$name(&mut $open); })+
+            $(#[test] fn $name() { if $is_possible { queue_checks::$name(&mut $open); } })+
         }
     };
 }
@@ -109,6 +129,11 @@ conformance_of_queues!(frames_of_a_vlan_with_queues, |hosts, queues| framed_host
     Some(1),
     true
 ));
+conformance_of_queues!(
+    packet_with_queues,
+    |hosts, queues| packet_hosts(hosts, queues, USUAL),
+    if netns::are_possible()
+);
 conformance_of_queues!(fault_over_memory_with_queues, |hosts, queues| {
     let wrap = |inner| {
         let clock: fn() -> Instant = || Instant::ZERO;
@@ -178,6 +203,55 @@ fn framed_drivers(
     completes_checksums: bool,
 ) -> impl FnMut(usize) -> Vec<Framed<WireQueue>> {
     move |count| framed_hosts(count, 1, mtu, vlan, completes_checksums).into_iter().flatten().collect()
+}
+
+const USUAL: Shape = Shape { queues: 1, mtu: 1_500, kernel_has_addresses: true };
+
+/// The first host is at one end of a veth pair, all others at the other, each with an address of its own. They know each
+/// other's hardware addresses, as in [`framed_hosts`].
+fn packet_hosts(hosts: usize, queues: usize, shape: Shape) -> Vec<Vec<Framed<PacketQueue>>> {
+    let link = Link::with(shape).expect("asked before");
+    let end = |host: usize| if host == 0 { End::Left } else { End::Right };
+    let [_, _, subnet, _] = link.address(End::Left).octets();
+    let address = |host: usize| Ipv4Addr::new(10, 77, subnet, 1 + u8::try_from(host).unwrap());
+    let mac = |host| link.mac(end(host)).parse::<MacAddress>().unwrap();
+    let neighbours: Vec<_> = (0..hosts).map(|host| (address(host), mac(host))).collect();
+    for host in (2..hosts).filter(|_| shape.kernel_has_addresses) {
+        link.ip(End::Right, &format!("address add {}/24 dev mn0", address(host)));
+    }
+    let host = |host| {
+        let ports = PortRange::new(18_000, 18_063).unwrap();
+        let kernel_answers = shape.kernel_has_addresses;
+        let setup = Setup {
+            address: address(host),
+            prefix_bits: 24,
+            routes: Vec::new(),
+            neighbours: neighbours.clone(),
+            vlan: None,
+            udp_port: 18_000,
+            ports,
+            mtu: None,
+            kernel_answers,
+        };
+        let queues = link.run_in(end(host), || {
+            let interface = interface::find(Some(link.interface()), address(host)).unwrap();
+            let config = PacketConfig {
+                interface,
+                address: address(host),
+                ports,
+                vlan: None,
+                kernel_answers,
+                bypasses_queueing: true,
+            };
+            PacketGroup::open(&config, queues).unwrap()
+        });
+        Framed::group(&setup, queues)
+    };
+    (0..hosts).map(host).collect()
+}
+
+fn packet_drivers(shape: Shape) -> impl FnMut(usize) -> Vec<Framed<PacketQueue>> {
+    move |count| packet_hosts(count, 1, shape).into_iter().flatten().collect()
 }
 
 fn udp_drivers(config: UdpConfig) -> impl FnMut(usize) -> Vec<UdpDriver> {

@@ -17,8 +17,8 @@ mod udp;
 pub mod wire;
 
 pub use self::framed::{Framed, Setup};
-pub use self::routes::Route;
 use super::MacAddress;
+pub use super::Route;
 use crate::proto::time::Duration;
 use std::io;
 use std::os::fd::BorrowedFd;
