@@ -448,11 +448,15 @@ fn an_interface_that_cannot_be_used_is_refused_with_what_helps() {
 fn round_trips_of_64_bytes_between_two_spinning_threads() {
     use std::sync::atomic::{AtomicBool, Ordering};
     use std::time::Instant;
-    const ROUNDS: usize = 200_000;
-    for bypasses_queueing in [true, false, true, false] {
-        let Some(link) = Link::new() else { return };
+    const ROUNDS: usize = 100_000;
+    let ways = [(true, true), (false, true), (true, false), (false, false)];
+    for (bypasses_queueing, kernel_has_addresses) in ways.into_iter().chain(ways) {
+        let Some(link) = Link::with(Shape { kernel_has_addresses, ..Shape::default() }) else { return };
         let open = |end| {
-            let change = |config: &mut PacketConfig| config.bypasses_queueing = bypasses_queueing;
+            let change = |config: &mut PacketConfig| {
+                config.bypasses_queueing = bypasses_queueing;
+                config.kernel_answers = kernel_has_addresses;
+            };
             open_with(&link, end, 1, change).unwrap().pop().unwrap()
         };
         let (mut left, mut right) = (open(End::Left), open(End::Right));
@@ -492,7 +496,7 @@ fn round_trips_of_64_bytes_between_two_spinning_threads() {
             times[place]
         };
         println!(
-            "bypasses queueing: {bypasses_queueing}; p50 {:?}, p99 {:?}, p99.9 {:?}",
+            "bypasses queueing: {bypasses_queueing}, the kernel has the address: {kernel_has_addresses}; p50 {:?}, p99 {:?}, p99.9 {:?}",
             at(0.5),
             at(0.99),
             at(0.999)
