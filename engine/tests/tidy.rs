@@ -7,9 +7,14 @@ use std::path::{Path, PathBuf};
 /// tests, which need system calls.
 const FENCES: &[&str] = &[
     "engine/src/cli/sys.rs",
+    "engine/src/driver/dpdk/plugin.rs",
+    "engine/src/driver/dpdk/rings.rs",
     "engine/src/driver/packet/ring.rs",
     "engine/src/driver/sys.rs",
     "engine/src/driver/udp/batch.rs",
+    "engine/src/driver/xdp/bpf.rs",
+    "engine/src/driver/xdp/ring.rs",
+    "engine/src/driver/xdp/sys.rs",
     "engine/src/frames.rs",
     "engine/src/sys.rs",
     "engine/tests/driver_conformance.rs",

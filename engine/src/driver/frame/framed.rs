@@ -157,6 +157,11 @@ impl<F: FrameDriver> Framed<F> {
         &self.frames
     }
 
+    /// The driver of its frames alone, for whoever wants them without anything above.
+    pub fn into_frames(self) -> F {
+        self.frames
+    }
+
     fn is_gone(&self) -> bool {
         self.link == LinkState::Gone
     }
@@ -172,9 +177,19 @@ impl<F: FrameDriver> Framed<F> {
         let before = std::mem::replace(&mut self.link, self.frames.link());
         match (before, self.link) {
             (_, LinkState::Gone) => self.go(),
+            // Somebody may have given a living interface another address.
+            _ if self.frames.mac() != self.station.mac => self.take_over(),
             (LinkState::Down, LinkState::Up) => self.station.handle_link_up(),
             _ => {}
         }
+    }
+
+    /// The interface is another one than before, or has another hardware address.
+    fn take_over(&mut self) {
+        self.completes_checksums = self.frames.completes_checksums();
+        let headers = ipv4::HEADER + udp::HEADER;
+        self.most_payload = self.station.max_datagram.min(self.frames.mtu().saturating_sub(headers));
+        self.station.handle_new_interface(self.frames.mac());
     }
 
     #[cold]
@@ -199,10 +214,7 @@ impl<F: FrameDriver> Framed<F> {
             return;
         }
         tracing::info!("the network interface of {} is back", self.station.address);
-        self.completes_checksums = self.frames.completes_checksums();
-        let headers = ipv4::HEADER + udp::HEADER;
-        self.most_payload = self.station.max_datagram.min(self.frames.mtu().saturating_sub(headers));
-        self.station.handle_back(self.frames.mac());
+        self.take_over();
     }
 
     /// What cannot go the usual way.

@@ -54,6 +54,8 @@ const ANNOUNCEMENTS: u32 = 3;
 const ANNOUNCEMENT_INTERVAL: Duration = Duration::from_millis(400);
 /// Our address is defended at most so often (RFC 5227, DEFEND_INTERVAL).
 const DEFENCE_INTERVAL: Duration = Duration::from_secs(10);
+/// What the queues of one interface tell within this time is one event.
+const TOLD: Duration = Duration::from_millis(250);
 /// Actions that wait to be taken; what does not fit is repeated by its timer.
 const MOST_ACTIONS: usize = 64;
 
@@ -169,6 +171,7 @@ pub(super) struct Resolver {
     announcements_left: u32,
     next_announcement: Instant,
     defended_at: Option<Instant>,
+    told_at: Option<Instant>,
     actions: VecDeque<Action>,
     /// Nothing is due before.
     due: Instant,
@@ -191,6 +194,7 @@ impl Resolver {
             announcements_left: 0,
             next_announcement: Instant::ZERO,
             defended_at: None,
+            told_at: None,
             actions: VecDeque::new(),
             due: Instant::FAR_FUTURE,
         };
@@ -357,16 +361,22 @@ impl Resolver {
         changed
     }
 
-    /// The interface is another one, or may be connected elsewhere: nothing that was learned need hold.
+    /// The interface is another one, or may be connected elsewhere: nothing that was learned need hold. Each queue tells.
     pub(super) fn handle_new_link(&mut self, own_mac: MacAddress, now: Instant) {
+        if self.own_mac == own_mac && self.is_told_already(now) {
+            return;
+        }
         self.own_mac = own_mac;
         self.entries.clear();
         self.generation += 1;
         self.announce(now);
     }
 
-    /// The link was down and is up: others may have moved meanwhile, and so may we.
+    /// The link was down and is up: others may have moved meanwhile, and so may we. Each queue tells.
     pub(super) fn handle_link_up(&mut self, now: Instant) {
+        if self.is_told_already(now) {
+            return;
+        }
         self.entries.retain(|_, entry| now.since(entry.used_at) < CONFIRMED);
         self.generation += 1;
         for entry in self.entries.values_mut() {
@@ -374,6 +384,15 @@ impl Resolver {
         }
         self.due = now;
         self.announce(now);
+    }
+
+    /// Whether another queue has told the same just before.
+    fn is_told_already(&mut self, now: Instant) -> bool {
+        let is_told = self.told_at.is_some_and(|at| now.since(at) < TOLD);
+        if !is_told {
+            self.told_at = Some(now);
+        }
+        is_told
     }
 
     fn announce(&mut self, now: Instant) {
@@ -447,3 +466,6 @@ fn step(entry: &mut Entry, now: Instant) -> Step {
         }
     }
 }
+
+#[cfg(test)]
+mod tests;

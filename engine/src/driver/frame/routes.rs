@@ -1,8 +1,8 @@
 //! Where a packet goes next: to its destination, if that is on the link, else to a gateway.
 
+use crate::driver::Route;
+use crate::driver::route::network_of;
 use std::net::Ipv4Addr;
-
-use super::super::{Route, network_of};
 
 /// All ways of one host.
 #[derive(Clone, Debug)]
@@ -16,13 +16,13 @@ pub(super) struct Routes {
 impl Routes {
     /// The ways of a host with this address: the link's own network, and `others`.
     pub(super) fn new(address: Ipv4Addr, prefix_bits: u8, others: &[Route]) -> Self {
-        let mut routes = vec![Route { network: network_of(address, prefix_bits), prefix_bits, via: None }];
+        let link = Route { network: network_of(address, prefix_bits), prefix_bits, via: None };
+        let mut routes = vec![link];
         routes.extend(others);
         // Stable: of two equal ones the link's own holds.
         routes.sort_by_key(|route| std::cmp::Reverse(route.prefix_bits));
-        let broadcast = Ipv4Addr::from_bits(
-            address.to_bits() | u32::MAX.checked_shr(u32::from(prefix_bits)).unwrap_or(0),
-        );
+        let host_bits = u32::MAX.checked_shr(u32::from(prefix_bits)).unwrap_or(0);
+        let broadcast = Ipv4Addr::from_bits(address.to_bits() | host_bits);
         Self { routes, broadcast: (prefix_bits < 31).then_some(broadcast) }
     }
 
@@ -48,7 +48,7 @@ impl Routes {
 mod tests {
     use super::*;
 
-    fn routes() -> Routes {
+    fn some_routes() -> Routes {
         let via = |network: [u8; 4], prefix_bits, gateway: u8| Route {
             network: network.into(),
             prefix_bits,
@@ -69,7 +69,7 @@ mod tests {
             ([10, 9, 3, 7], [10, 0, 0, 3]),
             ([10, 8, 200, 1], [10, 8, 200, 1]),
         ] {
-            assert_eq!(routes().next_hop(to.into()), Some(hop.into()), "{to:?}");
+            assert_eq!(some_routes().next_hop(to.into()), Some(hop.into()), "{to:?}");
         }
         let alone = Routes::new([10, 0, 0, 5].into(), 24, &[]);
         assert_eq!(alone.next_hop([10, 0, 1, 9].into()), None);
@@ -78,7 +78,7 @@ mod tests {
     #[test]
     fn what_is_no_host_has_no_way() {
         for to in [[10, 0, 0, 255], [255; 4], [0; 4], [224, 0, 0, 1], [240, 0, 0, 1], [127, 0, 0, 1]] {
-            assert_eq!(routes().next_hop(to.into()), None, "{to:?}");
+            assert_eq!(some_routes().next_hop(to.into()), None, "{to:?}");
         }
         // A link of two hosts, as clouds and point-to-point links have them.
         let pair = Routes::new([10, 0, 0, 4].into(), 31, &[]);

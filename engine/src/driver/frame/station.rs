@@ -312,8 +312,8 @@ impl Station {
         self.waiting.clear();
     }
 
-    /// The interface is back, or another one has its place.
-    pub(super) fn handle_back(&mut self, mac: MacAddress) {
+    /// The interface is another one than before, or has another hardware address.
+    pub(super) fn handle_new_interface(&mut self, mac: MacAddress) {
         (self.is_there, self.mac) = (true, mac);
         self.forget_hops();
         let now = self.now;
