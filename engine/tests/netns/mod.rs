@@ -8,6 +8,8 @@
 
 mod sys;
 
+pub use sys::set_udp_segment;
+
 use std::fs::File;
 use std::net::Ipv4Addr;
 use std::os::fd::AsRawFd;
