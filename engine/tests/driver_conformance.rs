@@ -151,14 +151,11 @@ conformance_of_queues!(
     |hosts, queues| packet_hosts(hosts, queues, USUAL),
     if netns::are_possible()
 );
+// Not in generic mode: on a veth pair without native XDP, the kernel takes the sender's queue less one for the receiver's,
+// so the last queue gets nothing. (`xdp_sidecars.rs` runs several engines in that mode.)
 conformance_of_queues!(
     xdp_native_with_queues,
     |hosts, queues| xdp_hosts(hosts, queues, USUAL, XdpMode::Native),
-    if xdp_is_possible()
-);
-conformance_of_queues!(
-    xdp_generic_with_queues,
-    |hosts, queues| xdp_hosts(hosts, queues, USUAL, XdpMode::Generic),
     if xdp_is_possible()
 );
 conformance_of_queues!(fault_over_memory_with_queues, |hosts, queues| {
