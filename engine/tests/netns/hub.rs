@@ -1,7 +1,8 @@
 //! Several hosts in one process, each in a network namespace of its own, joined by a bridge in one more.
 //!
 //! The bridge is a network that knows nothing of us: with several queues, the kernel there picks the receive queue of a host by a
-//! hash of the datagram's addresses and ports that nobody can read (opaque RSS).
+//! hash of the datagram's addresses and ports that nobody can read (opaque RSS). It would keep the queue by which a sender sent, so
+//! each host has a small bridge of its own, and between that and the common one a pair with one queue, which forgets it.
 
 use super::{Shape, new_network, sys};
 use std::fs::File;
@@ -10,6 +11,9 @@ use std::os::fd::AsRawFd;
 use std::process::{Command, Output};
 use std::sync::atomic::{AtomicU8, Ordering};
 use std::thread;
+
+/// A bridge that forwards at once, and everything.
+const PLAIN: &str = "forward_delay 0 stp_state 0 mcast_snooping 0";
 
 /// Hosts with the addresses 10.78.N.1/24 and so on, at the interface `mn0` of each.
 #[derive(Debug)]
@@ -27,10 +31,16 @@ impl Hub {
         let hosts = (0..hosts).map(|_| new_network().unwrap()).collect();
         let subnet = NEXT.fetch_add(1, Ordering::Relaxed);
         let hub = Self { bridge: new_network().unwrap(), hosts, subnet, shape };
-        hub.ip_of_bridge("link add hub type bridge forward_delay 0 stp_state 0 mcast_snooping 0");
+        hub.ip_of_bridge(&format!("link add hub type bridge {PLAIN}"));
         hub.ip_of_bridge(&format!("link set hub mtu {} addrgenmode none up", shape.mtu));
         for host in 0..hub.hosts.len() {
             hub.ip(host, "link set lo up");
+            hub.ip_of_bridge(&format!("link add b{host} type bridge {PLAIN}"));
+            hub.ip_of_bridge(&format!("link set b{host} mtu {} addrgenmode none up", shape.mtu));
+            let one = format!("numrxqueues 1 numtxqueues 1 mtu {}", shape.mtu);
+            hub.ip_of_bridge(&format!("link add u{host} {one} type veth peer name d{host} {one}"));
+            hub.ip_of_bridge(&format!("link set u{host} master b{host} addrgenmode none up"));
+            hub.ip_of_bridge(&format!("link set d{host} master hub addrgenmode none up"));
             hub.create(host);
         }
         hub
@@ -57,7 +67,7 @@ impl Hub {
         let one = format!("numrxqueues {queues} numtxqueues {queues} mtu {mtu}");
         let there = format!("/proc/{}/fd/{}", std::process::id(), self.hosts[host].as_raw_fd());
         self.ip_of_bridge(&format!("link add p{host} {one} type veth peer name mn0 {one} netns {there}"));
-        self.ip_of_bridge(&format!("link set p{host} master hub addrgenmode none up"));
+        self.ip_of_bridge(&format!("link set p{host} master b{host} addrgenmode none up"));
         self.ip(host, "link set mn0 addrgenmode none");
         if kernel_has_addresses {
             self.ip(host, &format!("address add {}/24 dev mn0", self.address(host)));
