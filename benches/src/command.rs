@@ -2,6 +2,7 @@
 //!
 //! `main` of a bench that uses it calls [`become_machnet`] in the role [`ROLE`].
 
+use crate::place::Place;
 use crate::rig;
 use crate::roles::Role;
 use rustix::process::{Signal, set_parent_process_death_signal};
@@ -34,8 +35,8 @@ pub fn become_machnet(arguments: &[String]) -> io::Error {
     }
 }
 
-fn start(arguments: &[&str]) -> io::Result<Role> {
-    Role::start(ROLE, arguments, true)
+fn start(place: &Place, arguments: &[&str]) -> io::Result<Role> {
+    Role::start_at(place, ROLE, arguments, true)
 }
 
 /// A sidecar, `machnet up` with the default settings, and its directory.
@@ -49,13 +50,25 @@ pub struct Up {
 impl Up {
     /// Starts one at an address and UDP port of this machine.
     pub fn start(address: &str, udp_port: u16, more: &[&str]) -> io::Result<Self> {
+        Self::start_at(&Place::default(), address, udp_port, more)
+    }
+
+    /// As [`Self::start`], somewhere else. The error of one that does not start is what it said.
+    pub fn start_at(place: &Place, address: &str, udp_port: u16, more: &[&str]) -> io::Result<Self> {
         let directory = rig::scratch_directory()?;
         let socket = directory.join("machnet.sock").to_string_lossy().into_owned();
         let port = udp_port.to_string();
         let arguments = ["up", "--no-config", "--log-level", "warn", "--socket", &socket];
-        let place = ["--address", address, "--udp-port", &port];
-        let mut process = start(&[&arguments[..], &place[..], more].concat())?;
-        process.line()?; // It is up.
+        let network = ["--address", address, "--udp-port", &port];
+        let errors = directory.join("errors");
+        let place = Place { errors: Some(errors.clone()), ..place.clone() };
+        let mut process = start(&place, &[&arguments[..], &network[..], more].concat())?;
+        if let Err(error) = process.line() {
+            let said = std::fs::read_to_string(errors).unwrap_or_default();
+            let said = said.lines().last().map_or_else(|| error.to_string(), str::to_owned);
+            let _: io::Result<()> = std::fs::remove_dir_all(&directory);
+            return Err(io::Error::other(said));
+        }
         Ok(Self { process, socket, directory })
     }
 
@@ -93,7 +106,13 @@ pub struct Server {
 impl Server {
     /// Starts one; `arguments` say what carries the messages.
     pub fn start(arguments: &[&str]) -> io::Result<Self> {
-        let mut process = start(&[&["bench", "server", "--json", "--port", "0"], arguments].concat())?;
+        Self::start_at(&Place::default(), arguments)
+    }
+
+    /// As [`Self::start`], somewhere else.
+    pub fn start_at(place: &Place, arguments: &[&str]) -> io::Result<Self> {
+        let arguments = [&["bench", "server", "--json", "--port", "0"], arguments].concat();
+        let mut process = start(place, &arguments)?;
         let line = process.line()?;
         let serving: serde_json::Value = serde_json::from_str(&line)?;
         let at = serving["serving"].as_str().and_then(|at| at.parse().ok());
@@ -126,8 +145,29 @@ pub struct Found {
 
 /// Runs a `machnet bench client` against `at`.
 pub fn client(at: SocketAddr, arguments: &[&str]) -> io::Result<Found> {
-    let output = start(&[&["bench", "client", &at.to_string(), "--json"], arguments].concat())?.output()?;
-    let report: serde_json::Value = serde_json::from_str(&output)?;
+    Client::start_at(&Place::default(), at, arguments)?.found()
+}
+
+/// A `machnet bench client` that runs.
+#[derive(Debug)]
+pub struct Client(Role);
+
+impl Client {
+    /// Starts one against `at`.
+    pub fn start_at(place: &Place, at: SocketAddr, arguments: &[&str]) -> io::Result<Self> {
+        let at = at.to_string();
+        Ok(Self(start(place, &[&["bench", "client", &at, "--json"], arguments].concat())?))
+    }
+
+    /// Waits for its end, and answers what it found.
+    pub fn found(self) -> io::Result<Found> {
+        parse_report(&self.0.output()?)
+    }
+}
+
+fn parse_report(output: &str) -> io::Result<Found> {
+    let report: serde_json::Value = serde_json::from_str(output)
+        .map_err(|error| io::Error::other(format!("a client said {output:?}: {error}")))?;
     let number = |value: &serde_json::Value| {
         value.as_f64().ok_or_else(|| io::Error::other(format!("a client said {output:?}")))
     };

@@ -3,6 +3,7 @@
 //! `main` asks [`role`] first: a child was started as `BENCH --role NAME ARGUMENTS` and finds both there. A child ends when
 //! its parent's end of its standard input is closed, so that none outlives a bench that was killed.
 
+use crate::place::Place;
 use std::io::{self, BufRead, BufReader, Read};
 use std::process::{Child, Command, Stdio};
 use std::sync::mpsc;
@@ -38,15 +39,26 @@ pub struct Role(Child);
 impl Role {
     /// Starts this program again. Its standard output is a pipe if `piped`, else the bench's own.
     pub fn start(name: &str, arguments: &[&str], piped: bool) -> io::Result<Self> {
+        Self::start_at(&Place::default(), name, arguments, piped)
+    }
+
+    /// As [`Self::start`], in another network, on another processor or in another scheduling class.
+    pub fn start_at(place: &Place, name: &str, arguments: &[&str], piped: bool) -> io::Result<Self> {
         let output = if piped { Stdio::piped() } else { Stdio::inherit() };
         let program = std::env::current_exe()?;
-        let command = Command::new(program)
-            .args(["--role", name])
-            .args(arguments)
-            .stdin(Stdio::piped())
-            .stdout(output)
-            .spawn()?;
-        Ok(Self(command))
+        let mut command = place.command(&program);
+        command.args(["--role", name]).args(arguments).stdin(Stdio::piped()).stdout(output);
+        if let Some(file) = &place.errors {
+            command.stderr(std::fs::File::create(file)?);
+        }
+        Ok(Self(command.spawn()?))
+    }
+
+    /// As [`Self::start`] with a pipe, in a network namespace that is made for it.
+    pub fn start_in_new_network(name: &str) -> io::Result<Self> {
+        let mut command = Command::new("unshare");
+        command.arg("--net").arg(std::env::current_exe()?).args(["--role", name]);
+        Ok(Self(command.stdin(Stdio::piped()).stdout(Stdio::piped()).spawn()?))
     }
 
     /// The child's process number.

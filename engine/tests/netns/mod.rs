@@ -6,7 +6,10 @@
 #![allow(dead_code, unreachable_pub, reason = "shared by several test binaries, each of which uses a part")]
 #![allow(clippy::unwrap_used, reason = "helpers of tests")]
 
+pub mod hub;
 mod sys;
+
+pub use sys::set_udp_segment;
 
 use std::fs::File;
 use std::net::Ipv4Addr;

@@ -154,6 +154,11 @@ impl<F: FrameDriver> Framed<F> {
         &self.frames
     }
 
+    /// The driver of its frames alone, for whoever wants them without anything above.
+    pub fn into_frames(self) -> F {
+        self.frames
+    }
+
     fn is_gone(&self) -> bool {
         self.link == LinkState::Gone
     }
