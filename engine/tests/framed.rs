@@ -302,3 +302,70 @@ fn an_application_that_knows_no_end_of_listeners_goes_on_listening() {
     assert_eq!(told[0], Told::ConnectFailed { request: 2, reason: Reason::Refused as u16 });
     assert!(matches!(told[1], Told::Connected { request: 1, .. }), "{told:?}");
 }
+
+/// Two hosts of several engines each, a client and a server at these engines of theirs.
+fn fleet(queues: usize, client_at: usize, server_at: usize, seed: u64) -> Pair {
+    let plug = |number| Plug { mac: mac(number), mtu: 1_500, queues, completes_checksums: false };
+    let (wire, all) = Wire::open(&[plug(0), plug(1)], seed);
+    let hosts = (0..).zip(all).map(|(index, queues)| Framed::group(&setup(index), queues));
+    let mut world = World::of_hosts(hosts.collect());
+    let client = world.attach(client_at, 1, Geometry::SMALL);
+    let server = world.attach(queues + server_at, 2, Geometry::SMALL);
+    for engine in 0..queues {
+        if engine == server_at {
+            world.listen(queues + engine, 2, 7, 4);
+        } else {
+            let engine_of = u8::try_from(server_at).unwrap();
+            let elsewhere = Command::ListenElsewhere { channel: 2, port: 7, engine: engine_of, listener: 7 };
+            world.engines[queues + engine].commands.send(elsewhere);
+        }
+    }
+    world.run(10);
+    Pair { wire, world, client, server }
+}
+
+#[test]
+fn engines_of_several_queues_find_each_other_whatever_queue_an_answer_lands_at() {
+    for seed in 0..30 {
+        let queues = [2, 4][usize::from(seed % 2 == 1)];
+        let (client_at, server_at) = (seed as usize % queues, seed as usize / 4 % queues);
+        let mut pair = fleet(queues, client_at, server_at, seed);
+        pair.client.connect(1, at(1, 7));
+        pair.world.run(2_000);
+        let Some(Told::Connected { flow, .. }) = pair.client.next() else {
+            panic!("seed {seed}: not connected")
+        };
+        pair.client.send(flow, b"first");
+        pair.world.run(1_000);
+        let Some(Told::Accepted { flow: accepted, .. }) = pair.server.next() else { panic!("seed {seed}") };
+        assert_eq!(pair.server.next(), Some(Told::Message { flow: accepted, bytes: b"first".to_vec() }));
+        pair.server.accept(accepted);
+        pair.server.give_back(accepted, 1);
+        for number in 0..100 {
+            pair.send(flow, accepted, number);
+        }
+        let handed_over = |world: &Framework| -> u64 {
+            world.engines.iter().map(|engine| engine.worker.handed_over()).sum()
+        };
+        let before = handed_over(&pair.world);
+        for number in 0..50 {
+            pair.send(flow, accepted, number);
+        }
+        assert_eq!(handed_over(&pair.world), before, "seed {seed}: what was found is used");
+
+        // One interface vanishes with all its queues and comes back with all of them.
+        pair.wire.remove(0);
+        pair.world.run_slowly(100, MILLISECOND);
+        let gone = ResetReason::InterfaceGone.code();
+        assert_eq!(pair.client.all(), [Told::Reset { flow, reason: gone, unacknowledged: 0 }], "seed {seed}");
+        pair.client.release(flow);
+        pair.wire.make_again(0, mac(0x55));
+        pair.world.run_slowly(600, MILLISECOND);
+        let is_up =
+            |engine: &world::Engine<Framed<WireQueue>>| engine.worker.driver().state() == PathState::Up;
+        assert!(pair.world.engines.iter().all(is_up), "seed {seed}");
+        pair.client.connect(2, at(1, 7));
+        pair.world.run_slowly(2_000, Duration::from_micros(100));
+        assert!(matches!(pair.client.next(), Some(Told::Connected { request: 2, .. })), "seed {seed}");
+    }
+}
