@@ -22,8 +22,8 @@ const PATIENCE: u32 = 20_000;
 
 /// The same tests for one kind of driver; `$open` makes as many connected ones as asked for.
 macro_rules! conformance {
-    ($kind:ident, $open:expr) => {
-        conformance!($kind, $open,
+    ($(#[$attribute:meta])? $kind:ident, $open:expr) => {
+        conformance!($(#[$attribute])? $kind, $open,
             every_size_arrives_whole_and_unchanged,
             a_burst_is_handed_over_in_order_and_in_portions,
             runs_of_equal_length_with_shorter_tails_keep_their_borders,
@@ -78,8 +78,8 @@ conformance!(
 /// The same tests for one kind of driver whose addresses have several receive queues; `$open` makes as many hosts as asked
 /// for, each with so many queues.
 macro_rules! conformance_of_queues {
-    ($kind:ident, $open:expr) => {
-        conformance_of_queues!($kind, $open,
+    ($(#[$attribute:meta])? $kind:ident, $open:expr) => {
+        conformance_of_queues!($(#[$attribute])? $kind, $open,
             a_pair_of_ports_always_reaches_the_same_queue_and_all_pairs_together_reach_every_queue,
             both_ports_are_what_the_sender_chose,
             datagrams_from_alternating_ports_keep_their_borders_and_their_order_by_port,
