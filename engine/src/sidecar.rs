@@ -3,9 +3,8 @@
 use crate::clock::Clock;
 use crate::config::{Config, Cpus, DriverKind, IdlePolicy};
 use crate::controller::{self, Controller, SocketFile, SocketFileError};
-use crate::driver::Driver;
-use crate::driver::dpdk;
 use crate::driver::udp::{OpenError, UdpConfig, UdpDriver, UdpGroup};
+use crate::driver::{Driver, dpdk, packet, xdp};
 use crate::idle::{self, Waiting};
 use crate::mailbox::{Command, Notice, Receiver, Sender, mailbox};
 use crate::neighbours;
@@ -45,15 +44,12 @@ pub enum StartError {
     /// The network path cannot be opened.
     #[error(transparent)]
     Driver(#[from] OpenError),
-    /// This build cannot do it.
-    #[error(
-        "driver {} is not part of this build; `machnet up --list-drivers` names those that are, and --driver udp always works",
-        driver.name()
-    )]
-    DriverMissing {
-        /// The driver that was asked for.
-        driver: DriverKind,
-    },
+    /// The packet socket cannot be opened.
+    #[error(transparent)]
+    Packet(#[from] packet::OpenError),
+    /// The network path of driver xdp cannot be opened.
+    #[error(transparent)]
+    Xdp(#[from] xdp::OpenError),
     /// The device of driver dpdk cannot be opened.
     #[error(transparent)]
     Dpdk(#[from] dpdk::OpenError),
@@ -133,8 +129,9 @@ impl Sidecar {
         let socket = ControlSocket::open(config)?;
         match config.driver {
             DriverKind::Udp => Self::start_engines(config, socket, open_udp(config)?),
+            DriverKind::Packet => Self::start_engines(config, socket, packet::open(config)?),
+            DriverKind::Xdp => Self::start_engines(config, socket, xdp::open(config)?),
             DriverKind::Dpdk => Self::start_engines(config, socket, dpdk::open(config)?),
-            DriverKind::Packet | DriverKind::Xdp => Err(StartError::DriverMissing { driver: config.driver }),
         }
     }
 

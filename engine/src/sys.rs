@@ -2,7 +2,7 @@
 #![expect(unsafe_code, reason = "fence: system calls that the standard library does not offer")]
 
 use std::io;
-use std::os::fd::{AsRawFd, BorrowedFd, FromRawFd, OwnedFd};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd};
 
 /// Most events that one call of [`Epoll::wait`] hands over.
 pub const EVENT_BURST: usize = 64;
@@ -42,6 +42,13 @@ pub struct Ready {
 pub struct Epoll {
     descriptor: OwnedFd,
     has_pwait2: bool,
+}
+
+impl AsFd for Epoll {
+    /// Readable while something in the set is ready.
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.descriptor.as_fd()
+    }
 }
 
 impl Epoll {

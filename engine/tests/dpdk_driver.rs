@@ -91,8 +91,16 @@ fn two_devices_of_one_process() {
             std::thread::sleep(std::time::Duration::from_micros(100));
         }
         println!("{kind}: {n:?} {:?} {:?}", a[0].counters(), b[0].counters());
-        a[0].statistics(&mut |n, v| if v > 0 { println!("a {n} {v}") });
-        b[0].statistics(&mut |n, v| if v > 0 { println!("b {n} {v}") });
+        a[0].statistics(&mut |n, v| {
+            if v > 0 {
+                println!("a {n} {v}")
+            }
+        });
+        b[0].statistics(&mut |n, v| {
+            if v > 0 {
+                println!("b {n} {v}")
+            }
+        });
     }
 }
 

@@ -2,8 +2,11 @@
 #![expect(unsafe_code, reason = "poll(2) has no safe form in std")]
 #![expect(clippy::unwrap_used, reason = "a test that meets an error ends")]
 
+mod dpdk;
+mod netns;
+
 use std::collections::HashMap;
-use std::net::SocketAddr;
+use std::net::{Ipv4Addr, SocketAddr};
 use std::os::fd::{AsRawFd, BorrowedFd};
 use std::sync::atomic::{AtomicU8, Ordering};
 use std::time::Duration;
@@ -11,19 +14,27 @@ use std::time::Duration;
 use machnet_engine::driver::fault::{FaultConfig, FaultDriver};
 use machnet_engine::driver::frame::wire::{Plug, Wire, WireQueue};
 use machnet_engine::driver::frame::{Framed, Setup};
+use machnet_engine::driver::interface;
 use machnet_engine::driver::memory::{self, MemoryDriver, MemoryHost, MemoryNetwork};
+use machnet_engine::driver::packet::{PacketConfig, PacketGroup, PacketQueue};
 use machnet_engine::driver::udp::{UdpConfig, UdpDriver, UdpGroup};
 use machnet_engine::driver::{Driver, MacAddress, RECEIVE_BURST};
 use machnet_engine::proto::PortRange;
 use machnet_engine::proto::time::Instant;
 
+use netns::{End, Link, Shape};
+
 /// Idle looks at a queue before a test gives up, with a pause of 100 us between them.
 const PATIENCE: u32 = 20_000;
 
-/// The same tests for one kind of driver; `$open` makes as many connected ones as asked for.
+/// The same tests for one kind of driver; `$open` makes as many connected ones as asked for; `ignored` tells by
+/// whom they are run.
 macro_rules! conformance {
-    ($(#[$attribute:meta])? $kind:ident, $open:expr) => {
-        conformance!($(#[$attribute])? $kind, $open,
+    ($kind:ident, $open:expr $(, ignored $reason:literal)?) => {
+        conformance!($kind, $open, if true $(, ignored $reason)?);
+    };
+    ($kind:ident, $open:expr, if $is_possible:expr $(, ignored $reason:literal)?) => {
+        conformance!($kind, $open, $is_possible $(, $reason)?;
             every_size_arrives_whole_and_unchanged,
             a_burst_is_handed_over_in_order_and_in_portions,
             runs_of_equal_length_with_shorter_tails_keep_their_borders,
@@ -40,10 +51,16 @@ macro_rules! conformance {
             a_datagram_to_oneself_comes_back,
         );
     };
-    ($kind:ident, $open:expr, $($name:ident,)+) => {
+    ($kind:ident, $open:expr, $is_possible:expr; $($name:ident,)+) => {
         mod $kind {
             use super::*;
-            $(#[test] fn $name() { checks::$name(&mut $open); })+
+            $(#[test] fn $name() { if $is_possible { checks::$name(&mut $open); } })+
+        }
+    };
+    ($kind:ident, $open:expr, $is_possible:expr, $reason:literal; $($name:ident,)+) => {
+        mod $kind {
+            use super::*;
+            $(#[test] #[ignore = $reason] fn $name() { if $is_possible { checks::$name(&mut $open); } })+
         }
     };
 }
@@ -75,11 +92,32 @@ conformance!(
     wrapped(memory_drivers(1_472), FaultConfig { delay_per_mille: 1_000, ..FaultConfig::default() })
 );
 
+conformance!(packet, packet_drivers(USUAL), if netns::are_possible());
+conformance!(
+    packet_on_a_link_with_jumbo_frames,
+    packet_drivers(Shape { mtu: 9_000, ..USUAL }),
+    if netns::are_possible()
+);
+conformance!(
+    packet_at_an_address_that_the_kernel_does_not_have,
+    packet_drivers(Shape { kernel_has_addresses: false, ..USUAL }),
+    if netns::are_possible()
+);
+
+conformance!(
+    dpdk_over_vhost_and_virtio,
+    |count| dpdk::hosts(count, 1).into_iter().flatten().collect(),
+    ignored "run by ci/dpdk.sh, which builds the plugin"
+);
+
 /// The same tests for one kind of driver whose addresses have several receive queues; `$open` makes as many hosts as asked
 /// for, each with so many queues.
 macro_rules! conformance_of_queues {
-    ($(#[$attribute:meta])? $kind:ident, $open:expr) => {
-        conformance_of_queues!($(#[$attribute])? $kind, $open,
+    ($kind:ident, $open:expr $(, ignored $reason:literal)?) => {
+        conformance_of_queues!($kind, $open, if true $(, ignored $reason)?);
+    };
+    ($kind:ident, $open:expr, if $is_possible:expr $(, ignored $reason:literal)?) => {
+        conformance_of_queues!($kind, $open, $is_possible $(, $reason)?;
             a_pair_of_ports_always_reaches_the_same_queue_and_all_pairs_together_reach_every_queue,
             both_ports_are_what_the_sender_chose,
             datagrams_from_alternating_ports_keep_their_borders_and_their_order_by_port,
@@ -87,10 +125,16 @@ macro_rules! conformance_of_queues {
             the_first_engine_sends_from_the_port_that_peers_send_to,
         );
     };
-    ($kind:ident, $open:expr, $($name:ident,)+) => {
+    ($kind:ident, $open:expr, $is_possible:expr; $($name:ident,)+) => {
         mod $kind {
             use super::*;
-            $(#[test] fn $name() { queue_checks::$name(&mut $open); })+
+            $(#[test] fn $name() { if $is_possible { queue_checks::$name(&mut $open); } })+
+        }
+    };
+    ($kind:ident, $open:expr, $is_possible:expr, $reason:literal; $($name:ident,)+) => {
+        mod $kind {
+            use super::*;
+            $(#[test] #[ignore = $reason] fn $name() { if $is_possible { queue_checks::$name(&mut $open); } })+
         }
     };
 }
@@ -101,6 +145,11 @@ conformance_of_queues!(
     udp_hosts(UdpConfig { use_gso: false, use_gro: false, ..UdpConfig::default() })
 );
 conformance_of_queues!(memory_with_queues, memory_hosts);
+conformance_of_queues!(
+    dpdk_over_vhost_and_virtio_with_queues,
+    |hosts, queues| dpdk::hosts(hosts, u16::try_from(queues).unwrap()),
+    ignored "run by ci/dpdk.sh, which builds the plugin"
+);
 conformance_of_queues!(frames_with_queues, |hosts, queues| framed_hosts(hosts, queues, 1_500, None, false));
 conformance_of_queues!(frames_of_a_vlan_with_queues, |hosts, queues| framed_hosts(
     hosts,
@@ -109,6 +158,11 @@ conformance_of_queues!(frames_of_a_vlan_with_queues, |hosts, queues| framed_host
     Some(1),
     true
 ));
+conformance_of_queues!(
+    packet_with_queues,
+    |hosts, queues| packet_hosts(hosts, queues, USUAL),
+    if netns::are_possible()
+);
 conformance_of_queues!(fault_over_memory_with_queues, |hosts, queues| {
     let wrap = |inner| {
         let clock: fn() -> Instant = || Instant::ZERO;
@@ -178,6 +232,55 @@ fn framed_drivers(
     completes_checksums: bool,
 ) -> impl FnMut(usize) -> Vec<Framed<WireQueue>> {
     move |count| framed_hosts(count, 1, mtu, vlan, completes_checksums).into_iter().flatten().collect()
+}
+
+const USUAL: Shape = Shape { queues: 1, mtu: 1_500, kernel_has_addresses: true };
+
+/// The first host is at one end of a veth pair, all others at the other, each with an address of its own. They know each
+/// other's hardware addresses, as in [`framed_hosts`].
+fn packet_hosts(hosts: usize, queues: usize, shape: Shape) -> Vec<Vec<Framed<PacketQueue>>> {
+    let link = Link::with(shape).expect("asked before");
+    let end = |host: usize| if host == 0 { End::Left } else { End::Right };
+    let [_, _, subnet, _] = link.address(End::Left).octets();
+    let address = |host: usize| Ipv4Addr::new(10, 77, subnet, 1 + u8::try_from(host).unwrap());
+    let mac = |host| link.mac(end(host)).parse::<MacAddress>().unwrap();
+    let neighbours: Vec<_> = (0..hosts).map(|host| (address(host), mac(host))).collect();
+    for host in (2..hosts).filter(|_| shape.kernel_has_addresses) {
+        link.ip(End::Right, &format!("address add {}/24 dev mn0", address(host)));
+    }
+    let host = |host| {
+        let ports = PortRange::new(18_000, 18_063).unwrap();
+        let kernel_answers = shape.kernel_has_addresses;
+        let setup = Setup {
+            address: address(host),
+            prefix_bits: 24,
+            routes: Vec::new(),
+            neighbours: neighbours.clone(),
+            vlan: None,
+            udp_port: 18_000,
+            ports,
+            mtu: None,
+            kernel_answers,
+        };
+        let queues = link.run_in(end(host), || {
+            let interface = interface::find(Some(link.interface()), address(host)).unwrap();
+            let config = PacketConfig {
+                interface,
+                address: address(host),
+                ports,
+                vlan: None,
+                kernel_answers,
+                bypasses_queueing: true,
+            };
+            PacketGroup::open(&config, queues).unwrap()
+        });
+        Framed::group(&setup, queues)
+    };
+    (0..hosts).map(host).collect()
+}
+
+fn packet_drivers(shape: Shape) -> impl FnMut(usize) -> Vec<Framed<PacketQueue>> {
+    move |count| packet_hosts(count, 1, shape).into_iter().flatten().collect()
 }
 
 fn udp_drivers(config: UdpConfig) -> impl FnMut(usize) -> Vec<UdpDriver> {
@@ -404,6 +507,7 @@ mod checks {
         if b.wait_fd().is_none() {
             return;
         }
+        assert!(b.prepare_sleep());
         assert!(!is_readable(b.wait_fd().unwrap()));
         for index in 0..RECEIVE_BURST + 1 {
             queue(&mut a, b.local_address(), &pattern(index, 50 + index));
@@ -418,6 +522,7 @@ mod checks {
         assert!(is_readable(b.wait_fd().unwrap()));
         receive(&mut b, RECEIVE_BURST + 1);
         assert_eq!(b.receive(|_| {}).unwrap(), 0);
+        assert!(b.prepare_sleep());
         assert!(!is_readable(b.wait_fd().unwrap()));
     }
 

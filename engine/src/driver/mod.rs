@@ -12,9 +12,11 @@ pub mod lock;
 mod mac;
 pub mod memory;
 mod netlink;
+pub mod packet;
 mod route;
 mod sys;
 pub mod udp;
+pub mod xdp;
 
 pub use self::mac::MacAddress;
 pub use self::route::{Route, RouteError, address_with_prefix, is_host, network_of};

@@ -1,11 +1,14 @@
 //! System calls of the drivers that neither `std` nor `socket2` offers, behind safe functions.
-#![expect(unsafe_code, reason = "socket options, getifaddrs and SIOCGIFMTU exist only as C calls")]
+#![expect(
+    unsafe_code,
+    reason = "socket options, getifaddrs and questions about interfaces exist only as C calls"
+)]
 
 use std::ffi::{CStr, CString, c_int};
 use std::io;
 use std::mem::{self, size_of};
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
-use std::os::fd::{AsRawFd, BorrowedFd, FromRawFd, OwnedFd};
+use std::os::fd::{AsRawFd, BorrowedFd};
 use std::ptr;
 
 /// Most entries of the interface list that are looked at; a host with more has them ignored rather than looping for ever.
@@ -40,6 +43,13 @@ pub(super) fn receive_drops(fd: BorrowedFd<'_>) -> io::Result<u32> {
     Ok(words[DROPS])
 }
 
+/// What a packet socket counted since it was last asked: frames that came, and those of them for which its ring had no room
+/// (`PACKET_STATISTICS`).
+pub(super) fn packet_statistics(fd: BorrowedFd<'_>) -> io::Result<(u32, u32)> {
+    let [came, dropped] = read_option::<[u32; 2]>(fd, libc::SOL_PACKET, libc::PACKET_STATISTICS)?;
+    Ok((came, dropped))
+}
+
 /// asm-generic/socket.h; the same on every architecture that Rust's standard library runs on but sparc and parisc.
 const SO_MEMINFO: c_int = 55;
 
@@ -56,15 +66,18 @@ struct Credentials {
 ///
 /// # Safety
 /// Implementors have no invalid bit patterns and no padding.
-unsafe trait Plain: Copy {}
+pub(super) unsafe trait Plain: Copy {}
 // SAFETY: an integer.
 unsafe impl Plain for c_int {}
 // SAFETY: three 32-bit integers.
 unsafe impl Plain for Credentials {}
 // SAFETY: an array of integers.
 unsafe impl<const N: usize> Plain for [u32; N] {}
+// SAFETY: an array of integers.
+unsafe impl<const N: usize> Plain for [u64; N] {}
 
-fn read_option<T: Plain>(fd: BorrowedFd<'_>, level: c_int, name: c_int) -> io::Result<T> {
+/// Reads an option; what the kernel does not fill stays zero.
+pub(super) fn read_option<T: Plain>(fd: BorrowedFd<'_>, level: c_int, name: c_int) -> io::Result<T> {
     // SAFETY: `Plain` types may be all zeros.
     let mut value: T = unsafe { mem::zeroed() };
     let mut length = option_length::<T>();
@@ -157,39 +170,64 @@ fn prefix_bits(netmask: Option<IpAddr>) -> u32 {
     }
 }
 
-/// An interface of the network namespace that this was made in, by its name.
-#[derive(Debug)]
-pub(super) struct InterfaceWatch {
-    socket: OwnedFd,
-    name: CString,
+/// The MTU in bytes (IP header included) of the interface called `name`. `socket` is any IP socket.
+pub(super) fn interface_mtu(socket: BorrowedFd<'_>, name: &CStr) -> io::Result<u32> {
+    let mut request = interface_request(name)?;
+    ask(socket, libc::SIOCGIFMTU, &mut request)?;
+    // SAFETY: SIOCGIFMTU succeeded, so the union holds the MTU; and any bits make an integer.
+    let mtu = unsafe { request.ifr_ifru.ifru_mtu };
+    u32::try_from(mtu).map_err(|_| io::Error::new(io::ErrorKind::InvalidData, "the MTU is negative"))
 }
 
-impl InterfaceWatch {
-    pub(super) fn new(name: &str) -> io::Result<Self> {
-        let name = CString::new(name).map_err(|_| io::Error::from(io::ErrorKind::InvalidInput))?;
-        // SAFETY: makes a new socket.
-        let fd = unsafe { libc::socket(libc::AF_INET, libc::SOCK_DGRAM | libc::SOCK_CLOEXEC, 0) };
-        if fd < 0 {
-            return Err(io::Error::last_os_error());
-        }
-        // SAFETY: a descriptor that was just made and is nobody else's.
-        Ok(Self { socket: unsafe { OwnedFd::from_raw_fd(fd) }, name })
-    }
-
-    /// The number of the interface that has this name now.
-    pub(super) fn index(&self) -> Option<u32> {
-        let mut request = named_request(&self.name).ok()?;
-        // SAFETY: `request` is an ifreq with a name that ends in a zero; the kernel writes the index into it.
-        if unsafe { libc::ioctl(self.socket.as_raw_fd(), libc::SIOCGIFINDEX, &raw mut request) } != 0 {
-            return None;
-        }
-        // SAFETY: SIOCGIFINDEX succeeded, so the union holds the index; and any bits make an integer.
-        u32::try_from(unsafe { request.ifr_ifru.ifru_ifindex }).ok()
-    }
+/// What may change about an interface while it is there.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(super) struct InterfaceNow {
+    /// It was set up.
+    pub(super) is_up: bool,
+    /// It was set up, and there is somebody at the other end.
+    pub(super) is_running: bool,
+    /// Its hardware address.
+    pub(super) mac: [u8; 6],
+    /// Bytes of the largest IP packet.
+    pub(super) mtu: u32,
 }
 
-/// A request about the interface called `name`.
-fn named_request(name: &CStr) -> io::Result<libc::ifreq> {
+/// The interface with that number in the network namespace of `socket`, or `ENODEV`. Takes no lock of the kernel that others
+/// hold for long.
+pub(super) fn interface_now(socket: BorrowedFd<'_>, index: u32) -> io::Result<InterfaceNow> {
+    let mut request = interface_request(c"")?;
+    request.ifr_ifru.ifru_ifindex = c_int::try_from(index).unwrap_or(-1);
+    ask(socket, libc::SIOCGIFNAME, &mut request)?;
+    // The name stays in the request; the answers take turns in its union.
+    ask(socket, libc::SIOCGIFFLAGS, &mut request)?;
+    // SAFETY: SIOCGIFFLAGS succeeded, so the union holds the flags; and any bits make an integer.
+    let flags = c_int::from(unsafe { request.ifr_ifru.ifru_flags });
+    ask(socket, libc::SIOCGIFHWADDR, &mut request)?;
+    // SAFETY: SIOCGIFHWADDR succeeded, so the union holds a hardware address; and any bits make bytes.
+    let bytes = unsafe { request.ifr_ifru.ifru_hwaddr.sa_data };
+    let mac = std::array::from_fn(|place| bytes[place].to_ne_bytes()[0]);
+    ask(socket, libc::SIOCGIFMTU, &mut request)?;
+    // SAFETY: SIOCGIFMTU succeeded, so the union holds the MTU; and any bits make an integer.
+    let mtu = u32::try_from(unsafe { request.ifr_ifru.ifru_mtu }).unwrap_or(0);
+    let has = |flag: c_int| flags & flag != 0;
+    Ok(InterfaceNow {
+        is_up: has(libc::IFF_UP),
+        is_running: has(libc::IFF_UP) && has(libc::IFF_RUNNING),
+        mac,
+        mtu,
+    })
+}
+
+/// The number of the interface of that name in the network namespace of `socket`, or `ENODEV`.
+pub(super) fn interface_index(socket: BorrowedFd<'_>, name: &CStr) -> io::Result<u32> {
+    let mut request = interface_request(name)?;
+    ask(socket, libc::SIOCGIFINDEX, &mut request)?;
+    // SAFETY: SIOCGIFINDEX succeeded, so the union holds the number; and any bits make an integer.
+    let index = unsafe { request.ifr_ifru.ifru_ifindex };
+    u32::try_from(index).map_err(|_| io::Error::new(io::ErrorKind::InvalidData, "the number is negative"))
+}
+
+fn interface_request(name: &CStr) -> io::Result<libc::ifreq> {
     // SAFETY: an ifreq of zeros is valid: an empty name and zero in every member of its union.
     let mut request: libc::ifreq = unsafe { mem::zeroed() };
     let bytes = name.to_bytes();
@@ -202,14 +240,11 @@ fn named_request(name: &CStr) -> io::Result<libc::ifreq> {
     Ok(request)
 }
 
-/// The MTU in bytes (IP header included) of the interface called `name`. `socket` is any IP socket.
-pub(super) fn interface_mtu(socket: BorrowedFd<'_>, name: &CStr) -> io::Result<u32> {
-    let mut request = named_request(name)?;
-    // SAFETY: `request` is an ifreq with a name that ends in a zero; the kernel writes the MTU into it.
-    if unsafe { libc::ioctl(socket.as_raw_fd(), libc::SIOCGIFMTU, &raw mut request) } != 0 {
+/// One of the questions about an interface, whose answer the kernel writes into the request.
+fn ask(socket: BorrowedFd<'_>, question: libc::Ioctl, request: &mut libc::ifreq) -> io::Result<()> {
+    // SAFETY: the questions of this file take an ifreq, with a name that ends in a zero, and write nothing but that ifreq.
+    if unsafe { libc::ioctl(socket.as_raw_fd(), question, &raw mut *request) } != 0 {
         return Err(io::Error::last_os_error());
     }
-    // SAFETY: SIOCGIFMTU succeeded, so the union holds the MTU; and any bits make an integer.
-    let mtu = unsafe { request.ifr_ifru.ifru_mtu };
-    u32::try_from(mtu).map_err(|_| io::Error::new(io::ErrorKind::InvalidData, "the MTU is negative"))
+    Ok(())
 }

@@ -3,9 +3,9 @@
 #![allow(clippy::unwrap_used, reason = "helpers of tests")]
 
 use machnet_engine::config::Choice;
+use machnet_engine::driver::MacAddress;
 use machnet_engine::driver::dpdk::{Device, DpdkQueue, OpenError, Settings, open_queues};
 use machnet_engine::driver::frame::{Frame, FrameDriver, Framed, LinkState, SentChecksum, Setup};
-use machnet_engine::driver::MacAddress;
 use machnet_engine::proto::PortRange;
 use std::collections::VecDeque;
 use std::io::{BufRead, BufReader, Read};
@@ -189,16 +189,17 @@ fn echo(queues: &mut [DpdkQueue]) {
 /// virtio, others by a hub that is like a switch, and spreads datagrams over queues as a card that only hashes does.
 pub fn hosts(hosts: usize, queues: u16) -> Vec<Vec<Framed<DpdkQueue>>> {
     let ends: Vec<Vec<DpdkQueue>> = match (hosts, queues) {
-        (2, 1) => pair(queues).into(),
+        (2, 1) => <[_; 2]>::from(pair(queues)).into(),
         _ => {
-            let (ours, hubs): (Vec<_>, Vec<_>) = (0..hosts).map(|_| pair(queues).into()).unzip();
+            let (ours, hubs): (Vec<_>, Vec<_>) = (0..hosts).map(|_| pair(queues)).unzip();
             let macs = ours.iter().map(|queues: &Vec<DpdkQueue>| queues[0].mac()).collect();
             std::thread::spawn(move || hub(hubs, macs));
             ours
         }
     };
     let address = |index: usize| Ipv4Addr::new(10, 0, 0, 1 + u8::try_from(index).unwrap());
-    let neighbours: Vec<_> = ends.iter().enumerate().map(|(index, end)| (address(index), end[0].mac())).collect();
+    let neighbours: Vec<_> =
+        ends.iter().enumerate().map(|(index, end)| (address(index), end[0].mac())).collect();
     let host = |(index, queues)| {
         let setup = Setup {
             address: address(index),
@@ -257,7 +258,8 @@ fn hub(mut ports: Vec<Vec<DpdkQueue>>, macs: Vec<MacAddress>) {
                 for to in (0..macs.len()).filter(|port| *port != from).filter(is_for) {
                     // Both ports of UDP behind the shortest headers.
                     let ports = frame.bytes.get(34..38).unwrap_or(&[0]);
-                    let hash = ports.iter().fold(7_usize, |hash, byte| hash.wrapping_mul(31) + usize::from(*byte));
+                    let hash =
+                        ports.iter().fold(7_usize, |hash, byte| hash.wrapping_mul(31) + usize::from(*byte));
                     let queue = &mut waiting[to * queues + hash % queues];
                     if queue.len() < HUB_ROOM {
                         queue.push_back(frame.bytes.to_vec());

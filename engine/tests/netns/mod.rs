@@ -70,8 +70,7 @@ impl Link {
     /// As [`Self::new`], in this shape.
     pub fn with(shape: Shape) -> Option<Self> {
         static NEXT: AtomicU8 = AtomicU8::new(0);
-        if let Err(reason) = possible() {
-            println!("SKIPPED: {reason}");
+        if !are_possible() {
             return None;
         }
         let networks = [new_network().unwrap(), new_network().unwrap()];
@@ -153,7 +152,11 @@ impl Link {
     }
 }
 
-/// Whether this process may make namespaces and has what it takes.
+/// Whether this process may make namespaces and has what it takes; if not, says `SKIPPED: reason`.
+pub fn are_possible() -> bool {
+    possible().inspect_err(|reason| println!("SKIPPED: {reason}")).is_ok()
+}
+
 fn possible() -> Result<(), String> {
     let version = Command::new("ip").arg("-V").output();
     version.map_err(|error| format!("the command `ip` (package iproute2) does not run: {error}"))?;

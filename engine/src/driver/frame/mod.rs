@@ -18,6 +18,7 @@ pub mod wire;
 
 pub use self::framed::{Framed, Setup};
 use super::MacAddress;
+pub use super::Route;
 use crate::proto::time::Duration;
 use std::io;
 use std::os::fd::BorrowedFd;
