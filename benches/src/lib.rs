@@ -13,6 +13,7 @@ pub mod cpu;
 pub mod echo;
 pub mod fabric;
 pub mod first_contact;
+pub mod flood;
 pub mod floor;
 pub mod hand_over;
 pub mod lab;

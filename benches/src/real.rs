@@ -3,11 +3,8 @@
 
 use crate::rig;
 use machnet_client::AttachOptions;
-use machnet_client::control::{Reply, Request};
-use machnet_client::socket::Seqpacket;
 use machnet_engine::config::{Config, IdlePolicy, Spread};
 use machnet_engine::sidecar::Sidecar;
-use machnet_engine::status::Status;
 use std::io;
 use std::net::{IpAddr, Ipv4Addr, SocketAddr, UdpSocket};
 use std::path::PathBuf;
@@ -63,26 +60,12 @@ impl Host {
     /// A counter, summed over its engines.
     pub fn count(&self, name: &str) -> io::Result<u64> {
         let counter = |counters: &std::collections::BTreeMap<String, u64>| counters.get(name).copied();
-        let counts: Option<Vec<_>> =
-            self.status()?.engines.iter().map(|engine| counter(&engine.counters)).collect();
+        let counts: Option<Vec<_>> = rig::status(self.sidecar.socket())?
+            .engines
+            .iter()
+            .map(|engine| counter(&engine.counters))
+            .collect();
         counts.map(|counts| counts.iter().sum()).ok_or_else(|| io::Error::other(format!("no counter {name}")))
-    }
-
-    fn status(&self) -> io::Result<Status> {
-        let socket = Seqpacket::connect(self.sidecar.socket())?;
-        socket.send(&Request::Status.encode(), &[])?;
-        let mut text = String::new();
-        loop {
-            match Reply::decode(&socket.receive()?.bytes) {
-                Ok(Reply::StatusText { last, text: piece }) => {
-                    text.push_str(&piece);
-                    if last {
-                        return serde_json::from_str(&text).map_err(io::Error::other);
-                    }
-                }
-                other => return Err(io::Error::other(format!("no status: {other:?}"))),
-            }
-        }
     }
 }
 

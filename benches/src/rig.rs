@@ -1,9 +1,11 @@
 //! A sidecar inside the bench, over any driver, whose engine the bench runs itself: in a thread, or step by step.
 
 use crate::cpu;
+use machnet_client::control::{Reply, Request};
 use machnet_client::shm::Geometry;
 use machnet_client::shm::layout::{FlowInfo, receive_kind};
 use machnet_client::shm::ring::SlotHead;
+use machnet_client::socket::Seqpacket;
 use machnet_client::{AttachOptions, Channel, FlowId, ListenerId};
 use machnet_engine::clock::Clock;
 use machnet_engine::config::{Config, IdlePolicy};
@@ -12,8 +14,10 @@ use machnet_engine::driver::memory::{DEFAULT_MAX_DATAGRAM, MemoryDriver, MemoryN
 use machnet_engine::mailbox::Command;
 use machnet_engine::proto::time::Instant;
 use machnet_engine::sidecar::{Mailboxes, Sidecar};
+use machnet_engine::status::Status;
 use machnet_engine::tenant::{FlowSlot, Link, Taken, Tenant};
 use machnet_engine::worker::Worker;
+use std::io;
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
@@ -47,12 +51,30 @@ pub fn config(directory: &Path) -> Config {
 }
 
 /// A new directory for a bench's sockets.
-pub fn scratch_directory() -> std::io::Result<PathBuf> {
+pub fn scratch_directory() -> io::Result<PathBuf> {
     static NEXT: AtomicU32 = AtomicU32::new(0);
     let number = NEXT.fetch_add(1, Ordering::Relaxed);
     let directory = std::env::temp_dir().join(format!("machnet-bench-{}-{number}", std::process::id()));
     std::fs::create_dir_all(&directory)?;
     Ok(directory)
+}
+
+/// What a sidecar tells of itself, as `machnet status` asks it.
+pub fn status(socket: &Path) -> io::Result<Status> {
+    let socket = Seqpacket::connect(socket)?;
+    socket.send(&Request::Status.encode(), &[])?;
+    let mut text = String::new();
+    loop {
+        match Reply::decode(&socket.receive()?.bytes) {
+            Ok(Reply::StatusText { last, text: piece }) => {
+                text.push_str(&piece);
+                if last {
+                    return serde_json::from_str(&text).map_err(io::Error::other);
+                }
+            }
+            other => return Err(io::Error::other(format!("no status: {other:?}"))),
+        }
+    }
 }
 
 impl Rig<MemoryDriver> {
@@ -136,7 +158,7 @@ impl<D: Driver> Rig<D> {
 
 impl<D: Driver> Drop for Rig<D> {
     fn drop(&mut self) {
-        let _: std::io::Result<()> = std::fs::remove_dir_all(&self.directory);
+        let _: io::Result<()> = std::fs::remove_dir_all(&self.directory);
     }
 }
 
@@ -192,7 +214,7 @@ impl Pair {
 
 impl Drop for Pair {
     fn drop(&mut self) {
-        let _: std::io::Result<()> = std::fs::remove_dir_all(&self.directory);
+        let _: io::Result<()> = std::fs::remove_dir_all(&self.directory);
     }
 }
 

@@ -4,7 +4,7 @@ use crate::clock::Clock;
 use crate::config::{Config, Cpus, DriverKind, IdlePolicy};
 use crate::controller::{self, Controller, SocketFile, SocketFileError};
 use crate::driver::udp::{OpenError, UdpConfig, UdpDriver, UdpGroup};
-use crate::driver::{Driver, packet, xdp};
+use crate::driver::{Driver, dpdk, packet, xdp};
 use crate::idle::{self, Waiting};
 use crate::mailbox::{Command, Notice, Receiver, Sender, mailbox};
 use crate::neighbours;
@@ -50,15 +50,9 @@ pub enum StartError {
     /// The network path of driver xdp cannot be opened.
     #[error(transparent)]
     Xdp(#[from] xdp::OpenError),
-    /// This build cannot do it.
-    #[error(
-        "driver {} is not part of this build; `machnet up --list-drivers` names those that are, and --driver udp always works",
-        driver.name()
-    )]
-    DriverMissing {
-        /// The driver that was asked for.
-        driver: DriverKind,
-    },
+    /// The device of driver dpdk cannot be opened.
+    #[error(transparent)]
+    Dpdk(#[from] dpdk::OpenError),
     /// A setting cannot be followed.
     #[error("{0}")]
     Config(String),
@@ -137,7 +131,7 @@ impl Sidecar {
             DriverKind::Udp => Self::start_engines(config, socket, open_udp(config)?),
             DriverKind::Packet => Self::start_engines(config, socket, packet::open(config)?),
             DriverKind::Xdp => Self::start_engines(config, socket, xdp::open(config)?),
-            DriverKind::Dpdk => Err(StartError::DriverMissing { driver: config.driver }),
+            DriverKind::Dpdk => Self::start_engines(config, socket, dpdk::open(config)?),
         }
     }
 

@@ -7,6 +7,8 @@ use std::path::{Path, PathBuf};
 /// tests, which need system calls.
 const FENCES: &[&str] = &[
     "engine/src/cli/sys.rs",
+    "engine/src/driver/dpdk/plugin.rs",
+    "engine/src/driver/dpdk/rings.rs",
     "engine/src/driver/packet/ring.rs",
     "engine/src/driver/sys.rs",
     "engine/src/driver/udp/batch.rs",

@@ -4,6 +4,7 @@
 //! express flow steering, an RSS key or a redirection table; that is on purpose. The worker is generic over its driver, so
 //! there is no dynamic call per datagram.
 
+pub mod dpdk;
 pub mod fault;
 pub mod frame;
 pub mod interface;

@@ -265,9 +265,7 @@ impl Endpoint {
                 let number = super::seq::expand(refusal.number, largest);
                 return number + 1024 > largest && number <= largest + super::receiver::MAX_AHEAD;
             }
-            // A server that has not seen our CONFIRM yet does not know the flow: that is no news.
-            let premature = reason == Reason::UnknownFlow && flow.confirm.is_some();
-            !premature && flow.sender.is_outstanding(refusal.number)
+            flow.sender.is_outstanding(refusal.number)
         });
         match index {
             Some(index) if believed => self.end(now, index, End::Reset { reason, tell: false }, payload),

@@ -313,6 +313,22 @@ fn a_restarted_peer_is_noticed_at_the_next_message() {
 }
 
 #[test]
+fn a_client_that_was_never_heard_notices_a_restarted_peer_as_well() {
+    let mut net = Net::new();
+    let flow = net.connect();
+    // The server got the proof, but what it said never came, and then it was started again with another secret.
+    net.run(Duration::from_millis(1), |index, from, _| from == 1 && index > 1);
+    assert_eq!(net.hosts[1].app.accepted.len(), 1);
+    net.hosts[1] = Host::new(2, Config::default(), 99);
+    net.quietly(Duration::from_millis(100));
+    let [.., Event::Reset { flow: reset, reason, .. }] = net.hosts[0].events[..] else {
+        panic!("{:?}", net.hosts[0].events)
+    };
+    assert_eq!((reset, reason), (flow, Reason::UnknownFlow));
+    assert!(net.hosts[1].app.accepted.is_empty());
+}
+
+#[test]
 fn a_forged_reset_is_counted_and_not_believed() {
     let mut net = Net::new();
     let (client, _) = net.open();
