@@ -8,9 +8,13 @@ mod meeting;
 mod netns;
 
 use common::{PATIENCE, TestSidecar, eventually, pattern};
-use machnet_client::{Attachment, Error, Flow, Listener};
+use machnet_client::{Attachment, Error, Flow, Listener, ResetReason};
 use machnet_engine::config::{Config, DriverKind};
 use netns::{End, Link, Shape};
+use socket2::{Domain, Protocol, Type};
+use std::io::Read;
+use std::path::Path;
+use std::process::Command;
 use std::time::Duration;
 
 const UDP_PORT: u16 = 18_000;
@@ -20,13 +24,24 @@ const UDP_PORT: u16 = 18_000;
 struct Row {
     name: &'static str,
     configure: fn(&mut Config),
+    /// What it lacks here, if anything.
+    lacks: fn() -> Option<String>,
 }
 
 /// Every driver of the matrix. A new one adds a row.
 const ROWS: &[Row] = &[
-    Row { name: "udp", configure: |config| config.driver = DriverKind::Udp },
-    Row { name: "packet", configure: |config| config.driver = DriverKind::Packet },
+    Row { name: "udp", configure: |config| config.driver = DriverKind::Udp, lacks: || None },
+    Row { name: "packet", configure: |config| config.driver = DriverKind::Packet, lacks: || None },
+    Row { name: "xdp", configure: |config| config.driver = DriverKind::Xdp, lacks: lacks_bpf },
 ];
+
+/// Programs for the kernel need a right that the root of a user namespace of one's own does not have.
+fn lacks_bpf() -> Option<String> {
+    let map = std::fs::read_to_string("/proc/self/uid_map").unwrap_or_default();
+    let is_root =
+        map.split_whitespace().eq(["0", "0", "4294967295"]) && machnet_client::socket::effective_user() == 0;
+    (!is_root).then(|| "driver xdp needs CAP_BPF outside of a user namespace".to_owned())
+}
 
 const PACKET: Row = ROWS[1];
 
@@ -54,27 +69,46 @@ fn exchange(flow: &Flow, accepted: &Flow, number: usize, len: usize) {
     meeting::echo(flow, accepted, number, len);
 }
 
-#[test]
-fn every_driver_reaches_every_driver_with_messages_of_every_size_both_ways() {
-    for left_row in ROWS {
-        for right_row in ROWS {
-            let Some(link) = Link::new() else { return };
-            let left = start(&link, End::Left, *left_row, 1);
-            let right = start(&link, End::Right, *right_row, 1);
-            for (client, server) in [(&left, &right), (&right, &left)] {
-                println!("{} {}: {}", left_row.name, right_row.name, client.ip());
-                let (of_client, of_server) = (client.attach(), server.attach());
-                let listener = of_server.listen("0.0.0.0:7", 8).unwrap();
-                let (flow, accepted) = connected(&of_client, server, &listener);
-                for (number, len) in
-                    [1, 112, 113, 1_400, 1_500, 9_000, 100_000, 8 << 20].into_iter().enumerate()
-                {
-                    exchange(&flow, &accepted, number, len);
-                }
-            }
-            println!("{} and {}: messages of every size, both ways", left_row.name, right_row.name);
+fn reaches(left_row: Row, right_row: Row) {
+    if let Some(reason) = (left_row.lacks)().or_else(right_row.lacks) {
+        println!("SKIPPED: {reason}");
+        return;
+    }
+    let Some(link) = Link::new() else { return };
+    let left = start(&link, End::Left, left_row, 1);
+    let right = start(&link, End::Right, right_row, 1);
+    for (client, server) in [(&left, &right), (&right, &left)] {
+        let (of_client, of_server) = (client.attach(), server.attach());
+        let listener = of_server.listen("0.0.0.0:7", 8).unwrap();
+        let (flow, accepted) = connected(&of_client, server, &listener);
+        for (number, len) in
+            [1, 112, 113, 1_400, 1_500, 9_000, 40_000, 100_000, 8 << 20].into_iter().enumerate()
+        {
+            exchange(&flow, &accepted, number, len);
         }
     }
+    println!("{} and {}: messages of every size, both ways", left_row.name, right_row.name);
+}
+
+/// A test for each pair of rows, so that each is counted, or skipped, on its own.
+macro_rules! matrix {
+    ($($name:ident: $left:literal, $right:literal;)+) => {
+        mod messages_of_every_size_go_both_ways_between {
+            $(#[test] fn $name() { super::reaches(super::ROWS[$left], super::ROWS[$right]); })+
+        }
+    };
+}
+
+matrix! {
+    udp_and_udp: 0, 0;
+    udp_and_packet: 0, 1;
+    udp_and_xdp: 0, 2;
+    packet_and_udp: 1, 0;
+    packet_and_packet: 1, 1;
+    packet_and_xdp: 1, 2;
+    xdp_and_udp: 2, 0;
+    xdp_and_packet: 2, 1;
+    xdp_and_xdp: 2, 2;
 }
 
 #[test]
@@ -206,7 +240,8 @@ fn an_interface_that_is_deleted_ends_its_flows_and_serves_again_when_it_is_back(
         link.delete();
         for end in [&flow, &accepted] {
             let outcome = end.recv_timeout(PATIENCE);
-            assert!(matches!(outcome, Err(Error::Reset { .. })), "{outcome:?}");
+            let is_told = matches!(outcome, Err(Error::Reset { reason: ResetReason::InterfaceGone, .. }));
+            assert!(is_told, "{outcome:?}");
         }
         drop((flow, accepted, listener));
         assert_eq!(meeting::flows(&left).len(), 0);
@@ -248,4 +283,115 @@ fn messages_in_great_number_arrive_once_and_in_order() {
             });
         }
     });
+}
+
+/// Records what passes an interface, in the order in which its host sees it.
+struct Tap(socket2::Socket);
+
+impl Tap {
+    fn new(link: &Link, end: End) -> Self {
+        let all = i32::from(u16::try_from(libc::ETH_P_ALL).unwrap().to_be());
+        let open = || socket2::Socket::new(Domain::PACKET, Type::RAW, Some(Protocol::from(all))).unwrap();
+        let socket = link.run_in(end, open);
+        socket.set_nonblocking(true).unwrap();
+        // As much as this user may have.
+        socket.set_recv_buffer_size(64 << 20).unwrap();
+        Self(socket)
+    }
+
+    /// All that passed so far, as a file that capture tools read (pcap).
+    fn write_to(&self, path: &Path) -> usize {
+        const SNAP_BYTES: u32 = 65_536;
+        const ETHERNET: u32 = 1;
+        let mut file = Vec::new();
+        for word in [0xa1b2_c3d4, 0x0004_0002, 0, 0, SNAP_BYTES, ETHERNET] {
+            file.extend(u32::to_ne_bytes(word));
+        }
+        let (mut bytes, mut frames) = (vec![0; 1 << 16], 0);
+        while let Ok(length) = (&self.0).read(&mut bytes) {
+            let length_word = u32::try_from(length).unwrap();
+            for word in [frames, 0, length_word, length_word] {
+                file.extend(u32::to_ne_bytes(word));
+            }
+            file.extend(&bytes[..length]);
+            frames += 1;
+        }
+        std::fs::write(path, file).unwrap();
+        usize::try_from(frames).unwrap()
+    }
+}
+
+fn tshark(capture: &Path, words: &[&str]) -> String {
+    let mut command = Command::new("tshark");
+    command
+        .args(["-o", "ip.check_checksum:TRUE", "-o", "udp.check_checksum:TRUE", "-r"])
+        .arg(capture)
+        .args(words);
+    let output = command.output().unwrap();
+    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+    String::from_utf8(output.stdout).unwrap()
+}
+
+#[test]
+fn what_goes_out_is_valid_to_an_independent_reader() {
+    if Command::new("tshark").arg("--version").output().is_err() {
+        println!("SKIPPED: tshark is not installed (package tshark; ci/setup.sh installs it)");
+        return;
+    }
+    for vlan in [None, Some(7)] {
+        let Some(link) = Link::new() else { return };
+        let host = |end| {
+            link.run_in(end, || {
+                TestSidecar::start(&link.address(end).to_string(), |config| {
+                    (config.driver, config.udp_port, config.vlan) = (DriverKind::Packet, UDP_PORT, vlan);
+                    config.prefix = Some(24);
+                    config.interface = Some(link.interface().to_owned());
+                })
+            })
+        };
+        let tap = Tap::new(&link, End::Left);
+        let (left, right) = (host(End::Left), host(End::Right));
+        let (client, server) = (left.attach(), right.attach());
+        let listener = server.listen("0.0.0.0:7", 8).unwrap();
+        let (flow, accepted) = connected(&client, &right, &listener);
+        for len in (1..70).chain([1_400, 1_500, 9_000, 40_000]) {
+            exchange(&flow, &accepted, len, len);
+        }
+        let directory = common::scratch_directory();
+        std::fs::create_dir_all(&directory).unwrap();
+        let capture = directory.join("frames.pcap");
+        let frames = tap.write_to(&capture);
+        assert!(frames > 140, "{frames} frames");
+        let wrong = tshark(&capture, &["-Y", "_ws.malformed || _ws.expert.severity == error"]);
+        assert_eq!(wrong, "", "malformed frames");
+        let fields = [
+            "ip.checksum.status",
+            "udp.checksum.status",
+            "ip.flags.mf",
+            "ip.frag_offset",
+            "ip.len",
+            "udp.length",
+        ];
+        let words: Vec<&str> = fields.iter().flat_map(|field| ["-e", field]).collect();
+        let ours = ["-Y", "udp", "-T", "fields", "-E", "separator=,", "-e", "frame.len"];
+        let lines = tshark(&capture, &[&ours[..], &words].concat());
+        let headers = 14 + if vlan.is_some() { 4 } else { 0 };
+        assert!(lines.lines().count() > 140, "{lines}");
+        for line in lines.lines() {
+            let cells: Vec<&str> = line.split(',').collect();
+            let [frame, ip_status, udp_status, more, offset, ip, udp] = cells[..] else { panic!("{line}") };
+            // 1: right; tshark counted itself.
+            assert_eq!((ip_status, udp_status), ("1", "1"), "checksums: {line}");
+            assert!(["0", "False"].contains(&more) && offset == "0", "a fragment: {line}");
+            let number = |text: &str| text.parse::<usize>().unwrap();
+            assert_eq!(number(ip), number(udp) + 20, "{line}");
+            assert_eq!(number(frame), number(ip) + headers, "{line}");
+            assert!(number(ip) <= 1_500, "{line}");
+        }
+        if let Some(vlan) = vlan {
+            let tagged = tshark(&capture, &["-Y", &format!("udp && vlan.id == {vlan}")]);
+            assert_eq!(tagged.lines().count(), lines.lines().count());
+        }
+        std::fs::remove_dir_all(&directory).unwrap();
+    }
 }

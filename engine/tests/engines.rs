@@ -5,11 +5,11 @@ mod common;
 #[path = "common/meeting.rs"]
 mod meeting;
 
-use common::{PATIENCE, TestSidecar, eventually, pattern};
+use common::{PATIENCE, TestSidecar, counter, eventually, pattern, status};
 use machnet_client::Error;
 use machnet_client::shm::Geometry;
 use machnet_engine::config::Spread;
-use meeting::{connect_all, counter, echo, flows, one_on_each, status};
+use meeting::{connect_all, echo, flows, one_on_each};
 use std::sync::atomic::{AtomicU16, Ordering};
 use std::time::Duration;
 

@@ -11,6 +11,7 @@ mod open;
 mod ring;
 mod run;
 
+pub(super) use self::open::routes;
 pub use self::open::{OpenError, PacketConfig, PacketGroup, check_right, open};
 
 use std::ffi::CString;

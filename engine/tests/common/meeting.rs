@@ -1,32 +1,9 @@
 //! Sidecars of several engines that meet: what they tell of themselves, and messages between all their engines.
 #![allow(dead_code, unreachable_pub, reason = "each test uses a part of it")]
 
-use super::common::{PATIENCE, TestSidecar, eventually, pattern};
-use machnet_client::control::{Reply, Request};
-use machnet_client::socket::Seqpacket;
+use super::common::{PATIENCE, TestSidecar, counter, eventually, pattern, status};
 use machnet_client::{Attachment, Flow, Listener};
-use machnet_engine::status::{FlowStatus, Status};
-
-pub fn status(sidecar: &TestSidecar) -> Status {
-    let socket = Seqpacket::connect(sidecar.sidecar().socket()).unwrap();
-    socket.send(&Request::Status.encode(), &[]).unwrap();
-    let mut text = String::new();
-    loop {
-        match Reply::decode(&socket.receive().unwrap().bytes) {
-            Ok(Reply::StatusText { last, text: piece }) => {
-                text.push_str(&piece);
-                if last {
-                    return serde_json::from_str(&text).unwrap();
-                }
-            }
-            other => panic!("no status: {other:?}"),
-        }
-    }
-}
-
-pub fn counter(sidecar: &TestSidecar, name: &str) -> u64 {
-    status(sidecar).engines.iter().map(|engine| engine.counters[name]).sum()
-}
+use machnet_engine::status::FlowStatus;
 
 pub fn flows(sidecar: &TestSidecar) -> Vec<FlowStatus> {
     let status = status(sidecar);

@@ -183,7 +183,7 @@ pub fn open(config: &Config) -> Result<Vec<Framed<PacketQueue>>, OpenError> {
 }
 
 /// What is chosen goes before what the kernel knows.
-fn routes(config: &Config, interface: &Interface) -> Vec<Route> {
+pub(in crate::driver) fn routes(config: &Config, interface: &Interface) -> Vec<Route> {
     let mut routes = config.routes.clone();
     let network = Ipv4Addr::UNSPECIFIED;
     routes.extend(config.gateway.map(|gateway| Route { network, prefix_bits: 0, via: Some(gateway) }));
