@@ -11,7 +11,6 @@ use machnet_engine::proto::PortRange;
 use netns::{End, Link, Shape};
 use std::net::{Ipv4Addr, UdpSocket};
 use std::os::fd::{AsRawFd, BorrowedFd};
-use std::process::Command;
 use std::time::Duration;
 
 const PORTS: PortRange = PortRange::new(21_580, 21_643).unwrap();
