@@ -14,6 +14,7 @@ use machnet_engine::config::{Config, DriverKind};
 use machnet_engine::driver::Driver;
 use machnet_engine::driver::frame::{FrameDriver, Framed};
 use machnet_engine::driver::udp::{UdpConfig, UdpDriver};
+use machnet_engine::driver::{packet, xdp};
 use std::io;
 use std::net::{Ipv4Addr, SocketAddr};
 use std::path::PathBuf;
@@ -414,6 +415,11 @@ fn bare<F: FrameDriver>(framed: Framed<F>, side: usize) -> Frames<F> {
     Frames::new(framed.into_frames(), ip(side), to, UDP_PORT)
 }
 
+/// The queue of the one engine.
+fn first<Queue>(queues: Vec<Queue>) -> io::Result<Queue> {
+    queues.into_iter().next().ok_or_else(|| io::Error::other("a driver without queues"))
+}
+
 fn config(path: Path, device: &str, side: usize) -> Config {
     let interface = (path != Path::Memif).then(|| INTERFACE.to_owned());
     Config {
@@ -429,6 +435,9 @@ fn config(path: Path, device: &str, side: usize) -> Config {
 
 fn with_frames(path: Path, device: &str, side: usize, what: impl WithFrames) -> io::Result<()> {
     let config = config(path, device, side);
-    let _ = (&config, &what);
-    Err(io::Error::other(format!("driver {} is not in this build", path.driver().name())))
+    match path {
+        Path::Packet => what.run(first(packet::open(&config).map_err(io::Error::other)?)?, side),
+        Path::Xdp => what.run(first(xdp::open(&config).map_err(io::Error::other)?)?, side),
+        _ => Err(io::Error::other(format!("{} has no bare frames", path.name()))),
+    }
 }

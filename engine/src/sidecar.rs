@@ -50,15 +50,6 @@ pub enum StartError {
     /// The network path of driver xdp cannot be opened.
     #[error(transparent)]
     Xdp(#[from] xdp::OpenError),
-    /// This build cannot do it.
-    #[error(
-        "driver {} is not part of this build; `machnet up --list-drivers` names those that are, and --driver udp always works",
-        driver.name()
-    )]
-    DriverMissing {
-        /// The driver that was asked for.
-        driver: DriverKind,
-    },
     /// The device of driver dpdk cannot be opened.
     #[error(transparent)]
     Dpdk(#[from] dpdk::OpenError),

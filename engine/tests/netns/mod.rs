@@ -9,6 +9,8 @@
 pub mod hub;
 mod sys;
 
+pub use sys::set_udp_segment;
+
 use std::fs::File;
 use std::net::Ipv4Addr;
 use std::os::fd::AsRawFd;

@@ -166,7 +166,7 @@ pub fn open(config: &Config) -> Result<Vec<Framed<PacketQueue>>, OpenError> {
         ports,
         vlan: config.vlan,
         kernel_answers: setup.kernel_answers,
-        bypasses_queueing: true,
+        bypasses_queueing: false,
     };
     let queues = PacketGroup::open(&packet, config.engines.max(1) as usize)?;
     Ok(Framed::group(&setup, queues))
