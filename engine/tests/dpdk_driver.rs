@@ -201,7 +201,7 @@ fn the_kernel_talks_to_us_through_a_tap_device() {
         kernel.send_to(&question, "10.78.0.2:18000").unwrap();
         let mut came: Vec<(SocketAddr, Vec<u8>)> = Vec::new();
         until("the kernel's datagram arrives", || {
-            now = now + Duration::from_millis(1);
+            now += Duration::from_millis(1);
             ours.begin_cycle(now);
             ours.receive(|arrival| came.push((arrival.from, arrival.bytes.to_vec()))).unwrap();
             ours.flush().unwrap();

@@ -248,7 +248,7 @@ fn hub(mut ports: Vec<Vec<DpdkQueue>>, macs: Vec<MacAddress>) {
                 idle = 0;
             }
             queue.flush().unwrap();
-            if idle % 100 == 0 {
+            if idle.is_multiple_of(100) {
                 queue.link();
             }
             let from = index / queues;
