@@ -55,6 +55,11 @@ for wish in "${wishes[@]}"; do
     fi
 done
 
+# DPDK's archives, for the plugin of driver dpdk.
+if ! dpdk/build.sh --can >/dev/null; then
+    install_packages libdpdk-dev || echo "could not install libdpdk-dev; the step dpdk will be skipped"
+fi
+
 if ! command -v cargo >/dev/null 2>&1; then
     echo "cargo is missing; install it with rustup: https://rustup.rs" >&2
     exit 1

@@ -3,13 +3,11 @@
 
 mod common;
 
-use common::{PATIENCE, TestSidecar, eventually, pattern};
-use machnet_client::control::{Reply, Request};
+use common::{PATIENCE, TestSidecar, counter, eventually, pattern, status};
 use machnet_client::shm::Geometry;
-use machnet_client::socket::Seqpacket;
 use machnet_client::{Attachment, Error, Flow, Listener};
 use machnet_engine::config::Spread;
-use machnet_engine::status::{FlowStatus, Status};
+use machnet_engine::status::FlowStatus;
 use std::sync::atomic::{AtomicU16, Ordering};
 use std::time::Duration;
 
@@ -28,27 +26,6 @@ fn sidecar_with(engines: u32, spread: Spread) -> TestSidecar {
         config.udp_port = 17_000;
         (config.engines, config.spread) = (engines, spread);
     })
-}
-
-fn status(sidecar: &TestSidecar) -> Status {
-    let socket = Seqpacket::connect(sidecar.sidecar().socket()).unwrap();
-    socket.send(&Request::Status.encode(), &[]).unwrap();
-    let mut text = String::new();
-    loop {
-        match Reply::decode(&socket.receive().unwrap().bytes) {
-            Ok(Reply::StatusText { last, text: piece }) => {
-                text.push_str(&piece);
-                if last {
-                    return serde_json::from_str(&text).unwrap();
-                }
-            }
-            other => panic!("no status: {other:?}"),
-        }
-    }
-}
-
-fn counter(sidecar: &TestSidecar, name: &str) -> u64 {
-    status(sidecar).engines.iter().map(|engine| engine.counters[name]).sum()
 }
 
 fn flows(sidecar: &TestSidecar) -> Vec<FlowStatus> {

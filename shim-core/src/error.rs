@@ -38,6 +38,8 @@ pub enum ResetReason {
     AddressNotLocal,
     /// The sidecar knows no way to the peer.
     NoRoute,
+    /// The sidecar's network interface is gone; it may come back.
+    InterfaceGone,
     /// A number that this version has no name for.
     Other(u16),
 }
@@ -58,6 +60,7 @@ impl ResetReason {
             10 => Self::TooManyFlows,
             11 => Self::AddressNotLocal,
             12 => Self::NoRoute,
+            13 => Self::InterfaceGone,
             other => Self::Other(other),
         }
     }
@@ -77,6 +80,7 @@ impl ResetReason {
             Self::TooManyFlows => 10,
             Self::AddressNotLocal => 11,
             Self::NoRoute => 12,
+            Self::InterfaceGone => 13,
             Self::Other(code) => code,
         }
     }
@@ -97,6 +101,7 @@ impl std::fmt::Display for ResetReason {
             Self::TooManyFlows => "an engine has no room for another flow",
             Self::AddressNotLocal => "the local address is not the sidecar's",
             Self::NoRoute => "the sidecar knows no way to the peer",
+            Self::InterfaceGone => "the sidecar's network interface is gone",
             Self::Other(code) => return write!(f, "reason {code}"),
         })
     }

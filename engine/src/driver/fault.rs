@@ -329,6 +329,10 @@ impl<D: Driver, C: FnMut() -> Instant + Send> Driver for FaultDriver<D, C> {
         self.inner.state()
     }
 
+    fn statistics(&self, each: &mut dyn FnMut(&str, u64)) {
+        self.inner.statistics(each);
+    }
+
     fn counters(&self) -> DriverCounters {
         self.inner.counters()
     }

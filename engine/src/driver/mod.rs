@@ -85,8 +85,44 @@ pub struct DriverCounters {
     pub icmp_sent: u64,
     /// ICMP packets that say that a datagram was too large for its path; the size is found by trying, whatever they say.
     pub icmp_too_large: u64,
-    /// ARP and ICMP packets that were not sent because too many wait.
+    /// ARP and ICMP packets that were not sent because too many wait, or because they would have been too large.
     pub control_dropped: u64,
+}
+
+impl DriverCounters {
+    /// Every counter with the name that operators see.
+    pub fn iter(&self) -> impl Iterator<Item = (&'static str, u64)> + use<> {
+        [
+            ("path_datagrams_received", self.datagrams_received),
+            ("path_datagrams_sent", self.datagrams_sent),
+            ("path_receive_calls", self.receive_calls),
+            ("path_send_calls", self.send_calls),
+            ("path_dropped_queue_full", self.dropped_queue_full),
+            ("path_dropped_too_large", self.dropped_too_large),
+            ("path_dropped_error", self.dropped_error),
+            ("path_dropped_truncated", self.dropped_truncated),
+            ("path_dropped_checksum", self.dropped_checksum),
+            ("path_dropped_source_port", self.dropped_source_port),
+            ("path_source_port_unavailable", self.source_port_unavailable),
+            ("path_frames_received", self.frames_received),
+            ("path_frames_missed", self.frames_missed),
+            ("path_dropped_not_ours", self.dropped_not_ours),
+            ("path_dropped_header", self.dropped_header),
+            ("path_dropped_fragment", self.dropped_fragment),
+            ("path_dropped_no_port", self.dropped_no_port),
+            ("path_dropped_unresolved", self.dropped_unresolved),
+            ("path_arp_received", self.arp_received),
+            ("path_arp_sent", self.arp_sent),
+            ("path_arp_learned", self.arp_learned),
+            ("path_arp_refused", self.arp_refused),
+            ("path_arp_duplicates", self.arp_duplicates),
+            ("path_icmp_received", self.icmp_received),
+            ("path_icmp_sent", self.icmp_sent),
+            ("path_icmp_too_large", self.icmp_too_large),
+            ("path_control_dropped", self.control_dropped),
+        ]
+        .into_iter()
+    }
 }
 
 /// A datagram as it arrived.

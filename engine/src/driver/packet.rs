@@ -10,6 +10,7 @@ mod filter;
 mod open;
 mod ring;
 
+pub(super) use self::open::routes;
 pub use self::open::{OpenError, PacketConfig, PacketGroup, open};
 
 use std::ffi::CString;

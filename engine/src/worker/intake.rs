@@ -2,7 +2,7 @@
 
 use super::{SLOT_BURST, Worker};
 use crate::counters::Counter;
-use crate::driver::Driver;
+use crate::driver::{Driver, PathState};
 use crate::proto::time::{Duration, Instant};
 use crate::proto::{Endpoint, FlowId, Reason, SendError, TxHandle};
 use crate::tenant::{FlowSlot, Link, Returned, Taken};
@@ -14,6 +14,8 @@ use std::net::SocketAddr;
 const ADDRESS_NOT_LOCAL: u16 = 11;
 /// A connect failed: no packet can go to that address. Never on the wire.
 const NO_ROUTE: u16 = 12;
+/// A connect failed, or a flow ended: the network interface is gone. Never on the wire.
+pub(super) const INTERFACE_GONE: u16 = 13;
 
 /// After so many empty looks a tenant is told what was held back.
 const LOOKS_BEFORE_SETTLING: u32 = 16;
@@ -178,6 +180,8 @@ impl<D: Driver> Worker<D> {
                 }
             }
             Ok(())
+        } else if self.path == PathState::Gone {
+            Err(INTERFACE_GONE)
         } else {
             self.connect_remote(now, index, request, to).map_err(|reason| reason as u16)
         };
@@ -244,15 +248,20 @@ impl<D: Driver> Worker<D> {
         match self.host.at(index).tenant.flow(slot).link {
             Link::Remote(id) => {
                 self.endpoint.reset(now, id, reason, &mut self.host);
-                if self.host.look(index).tenant.look(slot).connecting().is_some() {
-                    self.host.fail_connect(index, slot, reason as u16);
-                } else {
-                    self.host.end_flow(index, slot, receive_kind::RESET, reason as u16);
-                }
+                self.tell_reset(index, slot, reason as u16);
             }
             Link::Local { .. } => self.host.reset_local(index, slot, reason),
             Link::Bridge(id) => self.host.reset_bridge(index, slot, id, reason),
             Link::Ended => {}
+        }
+    }
+
+    /// The application learns that a flow over the network is no more; `reason` need not be one that peers know.
+    pub(super) fn tell_reset(&mut self, index: u32, slot: FlowSlot, reason: u16) {
+        if self.host.look(index).tenant.look(slot).connecting().is_some() {
+            self.host.fail_connect(index, slot, reason);
+        } else {
+            self.host.end_flow(index, slot, receive_kind::RESET, reason);
         }
     }
 }

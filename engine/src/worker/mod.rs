@@ -7,6 +7,7 @@
 mod intake;
 mod leave;
 mod meet;
+mod path;
 mod report;
 mod rest;
 mod transmit;
@@ -14,7 +15,7 @@ mod transmit;
 pub use rest::run;
 
 use crate::counters::Counter;
-use crate::driver::{Arrival, Driver};
+use crate::driver::{Arrival, Driver, PathState};
 use crate::host::{Host, LeaveCause};
 use crate::mailbox::{Command, Notice, Receiver, Sender};
 use crate::neighbours::Inbox;
@@ -74,6 +75,8 @@ pub struct Worker<D> {
     next_look: Instant,
     /// When an engine without flows over the network asks it for datagrams next.
     next_question: Instant,
+    /// What the driver said of the network path last.
+    path: PathState,
     /// To ask the network is a system call: a driver that can only be polled costs a look.
     asks_by_call: bool,
     /// The last cycle passed over the network, because a tenant had published.
@@ -106,6 +109,7 @@ impl<D: Driver> Worker<D> {
             endpoint: Endpoint::new(core, settings.seed),
             host: Host::new(driver.local_address()),
             settings,
+            path: PathState::Up,
             asks_by_call: driver.wait_fd().is_some(),
             driver,
             commands,
@@ -131,6 +135,9 @@ impl<D: Driver> Worker<D> {
         let asks = now >= self.next_question || self.endpoint.flows() > 0;
         if asks {
             self.driver.begin_cycle(now);
+            if self.driver.state() != self.path {
+                self.handle_path(now);
+            }
         }
         let mut work = 0;
         if now >= self.next_look {

@@ -35,25 +35,16 @@ impl<D: Driver> Worker<D> {
 
     fn all_counters(&self) -> BTreeMap<String, u64> {
         let path = self.driver.counters();
-        let path = [
-            ("path_datagrams_received", path.datagrams_received),
-            ("path_datagrams_sent", path.datagrams_sent),
-            ("path_receive_calls", path.receive_calls),
-            ("path_send_calls", path.send_calls),
-            ("path_dropped_queue_full", path.dropped_queue_full),
-            ("path_dropped_too_large", path.dropped_too_large),
-            ("path_dropped_error", path.dropped_error),
-            ("path_dropped_truncated", path.dropped_truncated),
-            ("path_dropped_checksum", path.dropped_checksum),
-            ("path_dropped_source_port", path.dropped_source_port),
-            ("path_source_port_unavailable", path.source_port_unavailable),
-        ];
         let taken = self.inbox.as_ref().map_or(0, |inbox| inbox.taken);
         let neighbours = self.host.neighbours.as_ref().map(Neighbours::counters).unwrap_or_default();
         let neighbours = HandOver { taken, ..neighbours }.iter();
         let core = self.endpoint.counters().iter();
-        let all = self.host.counters.iter().chain(core).chain(path).chain(neighbours);
-        all.map(|(name, value)| (name.to_owned(), value)).collect()
+        let all = self.host.counters.iter().chain(core).chain(path.iter()).chain(neighbours);
+        let mut all: BTreeMap<_, _> = all.map(|(name, value)| (name.to_owned(), value)).collect();
+        self.driver.statistics(&mut |name, value| {
+            all.insert(format!("interface_{name}"), value);
+        });
+        all
     }
 }
 

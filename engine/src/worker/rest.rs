@@ -41,6 +41,15 @@ pub(super) fn watch(epoll: &Epoll, driver: &impl Driver, commands: &Receiver<Com
     epoll.add(commands.wake_fd(), COMMAND_TOKEN, Watch::Readable)
 }
 
+/// Watches the driver's descriptor once more: behind its number there is another one now, of which the set knows nothing.
+pub(super) fn watch_again(epoll: &Epoll, driver: &impl Driver) -> io::Result<()> {
+    let Some(descriptor) = driver.wait_fd() else { return Ok(()) };
+    match epoll.add(descriptor, DRIVER_TOKEN, Watch::Readable) {
+        Err(error) if error.kind() == io::ErrorKind::AlreadyExists => Ok(()),
+        outcome => outcome,
+    }
+}
+
 pub(super) fn watch_neighbours(epoll: &Epoll, neighbours: &Neighbours) -> io::Result<()> {
     epoll.add(neighbours.wake_fd(), NEIGHBOUR_TOKEN, Watch::Readable)
 }

@@ -4,6 +4,7 @@
 use super::fake::{FakeApp, Told};
 use machnet_client::shm::Geometry;
 use machnet_engine::counters::Counter;
+use machnet_engine::driver::Driver;
 use machnet_engine::driver::memory::{DEFAULT_MAX_DATAGRAM, MemoryDriver, MemoryNetwork};
 use machnet_engine::mailbox::{Command, Notice, Receiver, Sender, mailbox};
 use machnet_engine::proto::Config;
@@ -11,17 +12,17 @@ use machnet_engine::proto::time::{Duration, Instant};
 use machnet_engine::worker::{Settings, Worker};
 use std::net::SocketAddr;
 
-const UDP_PORT: u16 = 31_580;
+pub const UDP_PORT: u16 = 31_580;
 
-pub struct Engine {
-    pub worker: Worker<MemoryDriver>,
+pub struct Engine<D> {
+    pub worker: Worker<D>,
     pub commands: Sender<Command>,
     pub notices: Receiver<Notice>,
 }
 
 /// Two engines, and the time.
-pub struct World {
-    pub engines: Vec<Engine>,
+pub struct World<D = MemoryDriver> {
+    pub engines: Vec<Engine<D>>,
     pub now: Instant,
 }
 
@@ -35,8 +36,14 @@ pub fn at(index: u8, port: u16) -> SocketAddr {
 
 impl World {
     pub fn new() -> Self {
-        let drivers = MemoryNetwork::open(&[ip(0), ip(1)], DEFAULT_MAX_DATAGRAM);
-        let engine = |(id, driver): (usize, MemoryDriver)| {
+        Self::over(MemoryNetwork::open(&[ip(0), ip(1)], DEFAULT_MAX_DATAGRAM))
+    }
+}
+
+impl<D: Driver> World<D> {
+    /// Engines with these network paths, whose addresses are [`ip`] of 0 and 1.
+    pub fn over(drivers: Vec<D>) -> Self {
+        let engine = |(id, driver): (usize, D)| {
             let (commands, commands_in) = mailbox().expect("works");
             let (notices_out, notices) = mailbox().expect("works");
             let settings = Settings {
@@ -71,8 +78,13 @@ impl World {
 
     /// Lets both engines work for so many microseconds, one cycle each per microsecond.
     pub fn run(&mut self, micros: u64) {
-        for _ in 0..micros {
-            self.now += Duration::from_micros(1);
+        self.run_slowly(micros, Duration::from_micros(1));
+    }
+
+    /// Lets both engines work for so many cycles, so far apart.
+    pub fn run_slowly(&mut self, cycles: u64, apart: Duration) {
+        for _ in 0..cycles {
+            self.now += apart;
             for engine in &mut self.engines {
                 engine.worker.duty_cycle(self.now);
             }

@@ -6,6 +6,7 @@
 //!
 //! docs/drivers/dpdk.md has the commands.
 
+pub mod abi;
 mod device;
 mod environment;
 mod plugin;

@@ -7,7 +7,10 @@ use super::{OpenError, io_error};
 use crate::driver::MacAddress;
 use crate::driver::frame::LinkState;
 use crate::driver::sys;
+use socket2::Socket;
+use std::ffi::CString;
 use std::io;
+use std::os::fd::AsFd;
 use std::sync::{Arc, Mutex, PoisonError, Weak};
 
 /// `MACHNET_DPDK_LINK_UP` and `MACHNET_DPDK_LINK_GONE`.
@@ -29,9 +32,26 @@ pub(super) struct Shared {
 /// An interface of the kernel, watched from the network namespace that the device was opened in.
 #[derive(Debug)]
 struct Below {
-    watch: sys::InterfaceWatch,
+    /// Any socket of that namespace.
+    socket: Socket,
+    name: CString,
     /// Its number when the device was opened: another one of the same name is another interface.
     index: Mutex<u32>,
+}
+
+impl Below {
+    fn new(name: &str) -> io::Result<Self> {
+        let name = CString::new(name).map_err(|_| io::Error::from(io::ErrorKind::InvalidInput))?;
+        let socket = Socket::new(socket2::Domain::IPV4, socket2::Type::DGRAM, None)?;
+        let below = Self { socket, name, index: Mutex::new(0) };
+        *below.index.lock().unwrap_or_else(PoisonError::into_inner) = below.index_now().unwrap_or(0);
+        Ok(below)
+    }
+
+    /// The number of the interface that has the name now.
+    fn index_now(&self) -> io::Result<u32> {
+        sys::interface_index(self.socket.as_fd(), &self.name)
+    }
 }
 
 #[derive(Debug)]
@@ -98,11 +118,7 @@ impl Shared {
         opened: &Opened,
     ) -> Result<Self, OpenError> {
         let below = match device.kernel_interface() {
-            Some(name) => {
-                let watch = sys::InterfaceWatch::new(name).map_err(io_error("watching the interface"))?;
-                let index = watch.index().unwrap_or(0);
-                Some(Below { watch, index: Mutex::new(index) })
-            }
+            Some(name) => Some(Below::new(name).map_err(io_error("watching the interface"))?),
             None => None,
         };
         let state = State {
@@ -126,7 +142,7 @@ impl Shared {
     pub(super) fn link(&self, port: &RawPort) -> LinkState {
         if let Some(below) = &self.below {
             let index = *below.index.lock().unwrap_or_else(PoisonError::into_inner);
-            if below.watch.index() != Some(index) {
+            if below.index_now().ok() != Some(index) {
                 return LinkState::Gone;
             }
         }
@@ -152,10 +168,7 @@ impl Shared {
             ));
         }
         if let Some(below) = &self.below {
-            let index = below
-                .watch
-                .index()
-                .ok_or_else(|| io::Error::new(io::ErrorKind::NotFound, "the interface is not there"))?;
+            let index = below.index_now()?;
             *below.index.lock().unwrap_or_else(PoisonError::into_inner) = index;
         }
         let opened = Opened::new(self.plugin, &self.device, self.wanted)

@@ -102,8 +102,6 @@ pub struct Framed<F> {
     station: Station,
     udp_port: u16,
     completes_checksums: bool,
-    /// UDP payload that the interface takes now; less than was agreed on if it came back smaller.
-    most_payload: usize,
     link: LinkState,
     next_look: Instant,
     lent: Lent,
@@ -138,7 +136,6 @@ impl<F: FrameDriver> Framed<F> {
             udp_port: setup.udp_port,
             completes_checksums: frames.completes_checksums(),
             frames,
-            most_payload: max_datagram,
             link: LinkState::Up,
             next_look: Instant::ZERO,
             lent: Lent::Nothing,
@@ -188,7 +185,7 @@ impl<F: FrameDriver> Framed<F> {
     fn take_over(&mut self) {
         self.completes_checksums = self.frames.completes_checksums();
         let headers = ipv4::HEADER + udp::HEADER;
-        self.most_payload = self.station.max_datagram.min(self.frames.mtu().saturating_sub(headers));
+        self.station.most_payload = self.station.max_datagram.min(self.frames.mtu().saturating_sub(headers));
         self.station.handle_new_interface(self.frames.mac());
     }
 
@@ -222,7 +219,7 @@ impl<F: FrameDriver> Framed<F> {
     fn lend_otherwise(&mut self, from_port: u16, to: SocketAddr, len: usize) -> Option<&mut [u8]> {
         let fate = match to {
             SocketAddr::V4(to) if *to.ip() == self.station.address => Fate::Loop,
-            SocketAddr::V4(_) if len > self.most_payload => Fate::TooLarge,
+            SocketAddr::V4(_) if len > self.station.most_payload => Fate::TooLarge,
             SocketAddr::V4(v4) => match self.station.way(*v4.ip()) {
                 Way::Ready(place) => return self.lend_frame(place, from_port, v4.port(), len),
                 Way::Unresolved(next_hop) => Fate::Wait(next_hop),
@@ -415,7 +412,7 @@ impl<F: FrameDriver> Driver for Framed<F> {
     fn lend(&mut self, from_port: u16, to: SocketAddr, len: usize) -> Option<&mut [u8]> {
         assert!(len <= self.station.max_datagram, "{len} bytes on a path for {}", self.station.max_datagram);
         if let SocketAddr::V4(v4) = to
-            && len <= self.most_payload
+            && len <= self.station.most_payload
             && let Some(place) = self.station.ready(*v4.ip())
         {
             return self.lend_frame(place, from_port, v4.port(), len);

@@ -32,14 +32,17 @@ const SLOW_ASK_INTERVAL: Duration = Duration::from_millis(500);
 /// An address is wanted so long after something was to be sent to it.
 const WANTED: Duration = Duration::from_secs(1);
 
-/// A holder that is in doubt is asked so often, so far apart, before others are believed.
+/// A holder that is in doubt is asked so often before others are asked or believed: ...
 const HOLDER_ASKS: u32 = 3;
-const HOLDER_ASK_INTERVAL: Duration = Duration::from_millis(100);
+/// ... so far apart if it is only silent ...
+const SILENT_ASK_INTERVAL: Duration = Duration::from_millis(50);
+/// ... and so far if a rival waits, to whom a holder that has no processor just then must not lose its place.
+const RIVAL_ASK_INTERVAL: Duration = Duration::from_millis(100);
 /// Then everybody is asked so often before the entry is given up.
 const OPEN_ASKS: u32 = 10;
 
 /// A holder that was sent to and was silent for so long is in doubt, if it was heard since it last answered a question;
-const SILENCE: Duration = Duration::from_millis(250);
+const SILENCE: Duration = Duration::from_millis(150);
 /// else only after so long: it is there, and has nothing to say.
 const SILENCE_OF_THE_MUTE: Duration = Duration::from_secs(5);
 /// A holder that was heard within this time, or answered, is believed before a rival is.
@@ -448,7 +451,7 @@ fn step(entry: &mut Entry, now: Instant) -> Step {
             let mac = *mac;
             entry.doubt(None, now);
             if let State::Doubted { asks, next, .. } = &mut entry.state {
-                (*asks, *next) = (1, now + HOLDER_ASK_INTERVAL);
+                (*asks, *next) = (1, now + SILENT_ASK_INTERVAL);
             }
             Step::Ask(mac)
         }
@@ -458,10 +461,15 @@ fn step(entry: &mut Entry, now: Instant) -> Step {
             Step::Changed
         }
         State::Doubted { asks, .. } if *asks >= HOLDER_ASKS + OPEN_ASKS => Step::Forget,
-        State::Doubted { mac, asks, next, .. } => {
+        State::Doubted { mac, rival, asks, next, .. } => {
             *asks += 1;
             let is_open = *asks > HOLDER_ASKS;
-            *next = now + if is_open { ASK_INTERVAL } else { HOLDER_ASK_INTERVAL };
+            *next = now
+                + match rival {
+                    _ if is_open => ASK_INTERVAL,
+                    Some(_) => RIVAL_ASK_INTERVAL,
+                    None => SILENT_ASK_INTERVAL,
+                };
             Step::Ask(if is_open { MacAddress::BROADCAST } else { *mac })
         }
     }

@@ -10,7 +10,7 @@ use super::ipv4::{self, Packet};
 use super::refusal::Refusal;
 use super::resolver::{Action, Answer, Heard, Resolver};
 use super::routes::Routes;
-use super::udp::{Datagram, Headers};
+use super::udp::{self, Datagram, Headers};
 use super::{Frame, Setup};
 use crate::proto::PortRange;
 use crate::proto::time::{Duration, Instant};
@@ -99,6 +99,8 @@ pub(super) struct Station {
     vlan: u16,
     kernel_answers: bool,
     pub(super) max_datagram: usize,
+    /// UDP payload that the interface takes now; less than was agreed on if it came back smaller.
+    pub(super) most_payload: usize,
     pub(super) mac: MacAddress,
     /// When the engine's cycle began.
     pub(super) now: Instant,
@@ -139,6 +141,7 @@ impl Station {
             vlan: setup.vlan.unwrap_or(0),
             kernel_answers: setup.kernel_answers,
             max_datagram,
+            most_payload: max_datagram,
             mac,
             now: Instant::ZERO,
             is_there: true,
@@ -245,7 +248,9 @@ impl Station {
 
     /// Queues a frame of ours with `len` bytes of payload.
     fn send(&mut self, to: MacAddress, kind: u16, len: usize, fill: impl FnOnce(&mut [u8])) -> bool {
-        if self.waiting.len() >= MOST_WAITING_FRAMES {
+        // Whoever asks for an echo chooses its length.
+        let fits = len <= self.most_payload + ipv4::HEADER + udp::HEADER;
+        if !fits || self.waiting.len() >= MOST_WAITING_FRAMES {
             self.counters.control_dropped += 1;
             return false;
         }

@@ -128,6 +128,11 @@ impl Wire {
         port.link = LinkState::Up;
     }
 
+    /// Gives an interface another hardware address while it is in use.
+    pub fn set_mac(&self, port: usize, mac: MacAddress) {
+        self.lock().ports[port].plug.mac = mac;
+    }
+
     /// Puts a frame into a receive queue of an interface, whomever it is for. `false`: it is full.
     pub fn inject(&self, port: usize, queue: usize, frame: &[u8]) -> bool {
         let queue = &mut self.lock().ports[port].queues[queue];
@@ -305,7 +310,12 @@ impl FrameDriver for WireQueue {
     }
 
     fn link(&mut self) -> LinkState {
-        self.link_of(&self.wire.lock())
+        let switch = self.wire.lock();
+        let link = self.link_of(&switch);
+        if link != LinkState::Gone {
+            self.plug = switch.ports[self.port].plug;
+        }
+        link
     }
 
     fn reopen(&mut self) -> io::Result<()> {

@@ -166,14 +166,14 @@ pub fn open(config: &Config) -> Result<Vec<Framed<PacketQueue>>, OpenError> {
         ports,
         vlan: config.vlan,
         kernel_answers: setup.kernel_answers,
-        bypasses_queueing: true,
+        bypasses_queueing: false,
     };
     let queues = PacketGroup::open(&packet, config.engines.max(1) as usize)?;
     Ok(Framed::group(&setup, queues))
 }
 
 /// What is chosen goes before what the kernel knows.
-fn routes(config: &Config, interface: &Interface) -> Vec<Route> {
+pub(in crate::driver) fn routes(config: &Config, interface: &Interface) -> Vec<Route> {
     let mut routes = config.routes.clone();
     let network = Ipv4Addr::UNSPECIFIED;
     routes.extend(config.gateway.map(|gateway| Route { network, prefix_bits: 0, via: Some(gateway) }));

@@ -28,7 +28,7 @@ pub(super) const ETHERNET_BYTES: usize = 18;
 pub(super) const LARGEST_MTU: usize = 4096 - HEADROOM - TAILROOM - ETHERNET_BYTES;
 
 /// Bytes that may wait in the socket in copy mode: all descriptors with the kernel's bookkeeping, so that none is refused for that.
-const SEND_BUFFER_BYTES: usize = DESCRIPTORS as usize * 8192;
+const SEND_BUFFER_BYTES: libc::c_int = 2 << 20;
 /// `XDP_MAX_TX_SKB_BUDGET` (Linux 6.17): frames that one system call sends in copy mode; 32 where it cannot be set.
 const MAX_SEND_BUDGET: libc::c_int = 9;
 /// A frame goes on in the next descriptor.
@@ -136,8 +136,7 @@ impl Channel {
         }
         fill.publish();
         // Refused without CAP_NET_ADMIN and by older kernels: then some frames leave a call later.
-        let _: io::Result<()> =
-            set_option(fd, libc::SOL_SOCKET, libc::SO_SNDBUFFORCE, SEND_BUFFER_BYTES as libc::c_int);
+        let _: io::Result<()> = set_option(fd, libc::SOL_SOCKET, libc::SO_SNDBUFFORCE, SEND_BUFFER_BYTES);
         let _: io::Result<()> = set_option(fd, sys::SOL_XDP, MAX_SEND_BUDGET, size);
         let copies = match zero_copy {
             Choice::Auto => 0,

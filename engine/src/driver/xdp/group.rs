@@ -3,6 +3,7 @@
 use super::attach::{self, AttachBy, Attachment, Mode};
 use super::bpf::{Program, SocketMap};
 use super::channel::{self, Channel, ChannelError};
+use super::checksum::Half;
 use super::error::{OpenError, io_error};
 use super::netlink::{Link, Netlink};
 use super::program::Match;
@@ -19,10 +20,10 @@ const TRIES: u32 = 200;
 /// ... with so long between: for a second in all.
 const BETWEEN_TRIES: Duration = Duration::from_millis(5);
 
-/// Kinds of interfaces whose frames come from kernels of this machine: their checksums may be half done.
-const LOCAL_KINDS: [&str; 2] = ["veth", "tun"];
-/// The driver of virtual machines' network cards: in native mode it has its checksums complete, else its neighbours' may be half done.
-const VIRTIO_DRIVER: &str = "virtio_net";
+/// In native mode, veth has its peer's kernel cut runs of datagrams; their checksums stay half done.
+const KIND_CUT: &str = "veth";
+/// A TAP gives what a virtual machine sends to native programs as to generic ones, uncut.
+const KIND_UNCUT: &str = "tun";
 
 /// What is opened.
 #[derive(Clone, PartialEq, Eq, Debug)]
@@ -59,8 +60,8 @@ pub(super) struct Facts {
     pub(super) link: Link,
     /// Bytes of a frame of the rings.
     pub(super) frame_bytes: usize,
-    /// Whether frames may come from this machine with half a checksum.
-    pub(super) is_local: bool,
+    /// What a half checksum says.
+    pub(super) half: Half,
 }
 
 impl Group {
@@ -92,22 +93,19 @@ impl Group {
         let name = &self.settings.interface;
         let link = netlink.link_by_name(name).map_err(io_error("asking for the interface"))?;
         let link = link.ok_or_else(|| OpenError::NoInterface { interface: name.clone() })?;
-        let channels = Socket::new(Domain::IPV4, Type::DGRAM, None)
-            .and_then(|any| Ok((sys::channels(&any, name), sys::driver_name(&any, name))));
-        let (channels, driver) = channels.map_err(io_error("opening a socket"))?;
-        check_queues(&self.settings, &link, channels.ok())?;
+        let any = Socket::new(Domain::IPV4, Type::DGRAM, None).map_err(io_error("opening a socket"))?;
+        check_queues(&self.settings, &link, sys::channels(&any, name).ok())?;
         if self.attached.as_ref().is_none_or(|(index, _)| *index != link.index) {
             // What was tied to the interface of that name before is gone with it.
             self.attached = None;
             self.attached = Some((link.index, self.tie(netlink, link.index, patience)?));
         }
-        let is_generic = self.mode() == Some(Mode::Generic);
-        let is_virtio = driver.is_ok_and(|driver| driver == VIRTIO_DRIVER);
-        Ok(Facts {
-            frame_bytes: channel::frame_bytes(link.mtu),
-            is_local: LOCAL_KINDS.contains(&link.kind.as_str()) || is_generic && is_virtio,
-            link,
-        })
+        let half = match (self.mode(), link.kind.as_str()) {
+            (Some(Mode::Generic), _) | (_, KIND_UNCUT) => Half::Refused,
+            (_, KIND_CUT) => Half::Vouches,
+            _ => Half::ByChance,
+        };
+        Ok(Facts { frame_bytes: channel::frame_bytes(link.mtu), half, link })
     }
 
     fn tie(&self, netlink: &mut Netlink, index: u32, patience: bool) -> Result<Attachment, OpenError> {

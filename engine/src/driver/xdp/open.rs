@@ -2,10 +2,10 @@
 
 use super::{AttachBy, Match, OpenError, Settings, XdpQueue};
 use crate::config::{Config, source_ports};
-use crate::driver::frame::{self, Framed, Setup};
+use crate::driver::frame::{Framed, Setup};
 use crate::driver::interface::{self, Interface};
 use crate::driver::lock::AddressLock;
-use crate::driver::{Route, network_of};
+use crate::driver::packet;
 use crate::proto::PortRange;
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 
@@ -77,7 +77,7 @@ fn setup(config: &Config, address: Ipv4Addr, interface: &Interface) -> Result<Se
     Ok(Setup {
         address,
         prefix_bits,
-        routes: routes(config, address, prefix_bits, interface),
+        routes: packet::routes(config, interface),
         neighbours: config.neighbours.clone(),
         vlan: config.vlan,
         udp_port: config.udp_port,
@@ -85,15 +85,4 @@ fn setup(config: &Config, address: Ipv4Addr, interface: &Interface) -> Result<Se
         mtu: config.mtu.map(|mtu| mtu as usize),
         kernel_answers: anywhere.is_some(),
     })
-}
-
-/// The routes that were chosen; those of the kernel where nothing leads away from the link.
-fn routes(config: &Config, address: Ipv4Addr, prefix_bits: u8, interface: &Interface) -> Vec<frame::Route> {
-    let default =
-        config.gateway.map(|via| Route { network: Ipv4Addr::UNSPECIFIED, prefix_bits: 0, via: Some(via) });
-    let kernels = if default.is_none() { interface.routes.as_slice() } else { &[] };
-    let own = network_of(address, prefix_bits);
-    let of_others = kernels.iter().filter(|route| (route.network, route.prefix_bits) != (own, prefix_bits));
-    let all = config.routes.iter().copied().chain(default).chain(of_others.copied());
-    all.map(|Route { network, prefix_bits, via }| frame::Route { network, prefix_bits, via }).collect()
 }

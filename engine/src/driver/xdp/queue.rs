@@ -195,9 +195,9 @@ impl FrameDriver for XdpQueue {
             self.until_arp -= 1;
         }
         let Some(channel) = &mut self.channel else { return Ok(handed) };
-        let is_local = self.facts.is_local;
+        let half = self.facts.half;
         let received = channel.receive(RECEIVE_BURST - handed, |bytes| {
-            let checksum = if is_local { checksum::of_local(bytes) } else { ReceivedChecksum::Unknown };
+            let checksum = checksum::look(bytes, half);
             each(&Frame { bytes, checksum, waited: Duration::ZERO });
         });
         let received = match received {

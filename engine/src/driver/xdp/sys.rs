@@ -150,19 +150,6 @@ pub(super) fn channels(socket: &Socket, name: &str) -> io::Result<Channels> {
     Ok(Channels { rx, tx, combined })
 }
 
-/// The name of the interface's driver.
-pub(super) fn driver_name(socket: &Socket, name: &str) -> io::Result<String> {
-    const GET_DRIVER_INFO: u32 = 3;
-    /// `struct ethtool_drvinfo`: the command, the name in 32 bytes, and 160 bytes of other things.
-    type Words = [u32; 49];
-    let mut words: Words = [0; 49];
-    words[0] = GET_DRIVER_INFO;
-    // SAFETY: an array of the words of the structure that this command takes.
-    let words = unsafe { ethtool(socket, name, words) }?;
-    let bytes: Vec<u8> = words[1..9].iter().flat_map(|word| word.to_ne_bytes()).collect();
-    Ok(String::from_utf8_lossy(bytes.split(|byte| *byte == 0).next().unwrap_or(&[])).into_owned())
-}
-
 /// One question to the interface's driver, and its answer.
 ///
 /// # Safety

@@ -239,7 +239,7 @@ fn an_entry_that_is_not_used_is_forgotten() {
 fn a_peer_that_falls_silent_is_asked_then_everybody_is_and_then_it_is_given_up() {
     let mut story = Story::with_peer();
     story.talk(1_000);
-    story.talk_in_vain(200);
+    story.talk_in_vain(150);
     assert!(story.asked.is_empty(), "it may only be slow");
     story.talk_in_vain(5_000);
     let asks = story.asks();
@@ -328,7 +328,7 @@ fn an_address_that_moved_without_a_word_is_found_in_less_than_a_second() {
         }
     }
     assert_eq!(story.known(), Some(OTHER_MAC));
-    assert!(story.now.since(moved_at) < Duration::from_millis(700), "{:?}", story.now);
+    assert!(story.now.since(moved_at) < Duration::from_millis(400), "{:?}", story.now);
 }
 
 #[test]
