@@ -19,12 +19,16 @@ version := $(shell sed -n 's/^version = "\(.*\)"$$/\1/p' Cargo.toml | head -1)
 not_shipped := --exclude machnet-benches --exclude machnet-conformance --exclude machnet-example-http
 
 release_dir := $(or $(CARGO_TARGET_DIR),target)/release
+# Where `make dpdk` puts the plugin of driver dpdk. It is for the system that it was built on.
+dpdk_dir := $(or $(CARGO_TARGET_DIR),target)/dpdk
+plugin := libmachnet_dpdk.so
 
 .PHONY: help demo build test bench doc dist container install uninstall clean need-cargo
 
 help:
 	@echo 'make demo      build, then measure two sidecars beside kernel TCP and UDP on this machine (a minute or two)'
 	@echo 'make build     build the machnet command, the C library and the Rust example, with optimisation'
+	@echo 'make dpdk      build the plugin of driver dpdk, which make install then installs, too (needs libdpdk-dev)'
 	@echo 'make test      install what the tests need and run all of them; ARGS="fmt clippy" runs only these steps'
 	@echo 'make bench     run every bench this machine allows; NAME=crossing runs one'
 	@echo 'make doc       the documentation of the Rust crates, into target/doc'
@@ -43,6 +47,9 @@ need-cargo:
 
 build: need-cargo
 	cargo build --release --locked --workspace $(not_shipped)
+
+dpdk:
+	@dpdk/build.sh --out $(dpdk_dir) $(ARGS)
 
 demo: $(if $(MACHNET),,need-cargo)
 ifeq ($(MACHNET),)
@@ -77,6 +84,9 @@ install:
 	install -m 0644 $(release_dir)/libmachnet.a $(DESTDIR)$(PREFIX)/lib/libmachnet.a
 	ln -sf libmachnet.so $(DESTDIR)$(PREFIX)/lib/libmachnet_shim.so
 	ln -sf libmachnet.a $(DESTDIR)$(PREFIX)/lib/libmachnet_shim.a
+	@[ -e $(dpdk_dir)/$(plugin) ] || echo 'without the plugin of driver dpdk; "make dpdk" builds it'
+	[ ! -e $(dpdk_dir)/$(plugin) ] || install -d $(DESTDIR)$(PREFIX)/lib/machnet
+	[ ! -e $(dpdk_dir)/$(plugin) ] || install -m 0755 $(dpdk_dir)/$(plugin) $(DESTDIR)$(PREFIX)/lib/machnet/$(plugin)
 	install -m 0644 ffi/include/*.h $(DESTDIR)$(PREFIX)/include/
 	sed 's/@VERSION@/$(version)/' ffi/package/machnet.pc.in > $(DESTDIR)$(PREFIX)/lib/pkgconfig/machnet.pc
 	sed 's/@VERSION@/$(version)/' ffi/package/machnet-config-version.cmake.in > $(DESTDIR)$(PREFIX)/lib/cmake/machnet/machnet-config-version.cmake
@@ -84,7 +94,7 @@ install:
 	chmod 0644 $(DESTDIR)$(PREFIX)/lib/pkgconfig/machnet.pc $(DESTDIR)$(PREFIX)/lib/cmake/machnet/machnet-config-version.cmake
 
 uninstall:
-	rm -f $(DESTDIR)$(PREFIX)/bin/machnet
+	rm -f $(DESTDIR)$(PREFIX)/bin/machnet $(DESTDIR)$(PREFIX)/lib/machnet/$(plugin)
 	rm -f $(foreach name,machnet machnet_shim,$(foreach kind,so a,$(DESTDIR)$(PREFIX)/lib/lib$(name).$(kind)))
 	rm -f $(DESTDIR)$(PREFIX)/lib/libmachnet.so.0 $(DESTDIR)$(PREFIX)/lib/libmachnet.so.$(version) $(DESTDIR)$(PREFIX)/lib/pkgconfig/machnet.pc
 	rm -f $(DESTDIR)$(PREFIX)/lib/cmake/machnet/machnet-config.cmake $(DESTDIR)$(PREFIX)/lib/cmake/machnet/machnet-config-version.cmake

@@ -3,11 +3,12 @@
 #
 #   ci/dist.sh                          everything, for this machine's processor
 #   ci/dist.sh x86_64 aarch64           for these processors
-#   ci/dist.sh --only c                 only some: c, python, go, node or csharp; may be given more than once
+#   ci/dist.sh --only c                 only some: c, dpdk, python, go, node or csharp; may be given more than once
 #   ci/dist.sh --out FOLDER             to another folder
 #   ci/dist.sh --quiet                  without the list at the end
 #
 #   c/machnet-VERSION-linux-PLATFORM.tar.gz     bin, lib, include, pkg-config and CMake files; runs from wherever it is unpacked
+#   dpdk/machnet-dpdk-VERSION-SYSTEM.tar.gz     the plugin of driver dpdk for the system that this runs on: its DPDK, its C library
 #   python/*.whl                                one wheel for each platform, and one without native code for all others
 #   go/                                         a module proxy of files: the module and one more for each platform
 #   node/*.tgz, csharp/*.nupkg                  made by the scripts of node/ and csharp/, where they exist
@@ -26,8 +27,8 @@ while [ $# -gt 0 ]; do
         --quiet) quiet=1 ;;
         --only)
             case "${2:-}" in
-                c | python | go | node | csharp) kinds+=("$2") && shift ;;
-                *) echo "ci/dist.sh: --only c, python, go, node or csharp, not '${2:-}'" >&2 && exit 2 ;;
+                c | dpdk | python | go | node | csharp) kinds+=("$2") && shift ;;
+                *) echo "ci/dist.sh: --only c, dpdk, python, go, node or csharp, not '${2:-}'" >&2 && exit 2 ;;
             esac
             ;;
         x86_64 | aarch64) platforms+=("$1") ;;
@@ -36,7 +37,7 @@ while [ $# -gt 0 ]; do
     shift
 done
 [ ${#platforms[@]} -gt 0 ] || platforms=("$(uname -m)")
-[ ${#kinds[@]} -gt 0 ] || kinds=(c python go node csharp)
+[ ${#kinds[@]} -gt 0 ] || kinds=(c dpdk python go node csharp)
 
 version="$(version_of_workspace)"
 mkdir -p "$out" "$target_dir/portable"
@@ -62,13 +63,30 @@ dist_c() {
     rm -rf "$out/c" && mkdir -p "$out/c"
     for platform in "${possible[@]}"; do
         name="machnet-$version-linux-$platform"
-        make --no-print-directory --silent install release_dir="$portable/$platform" DESTDIR="$work" PREFIX="/$name"
+        # The plugin of driver dpdk is for one system, and this runs on many.
+        make --no-print-directory --silent install release_dir="$portable/$platform" dpdk_dir=/nonexistent DESTDIR="$work" PREFIX="/$name" >"$work/install.log"
         install -m 0644 LICENSE "$work/$name/LICENSE"
         # The same bytes for the same files, whoever packs them and when.
         tar -C "$work" --sort=name --owner=0 --group=0 --numeric-owner --mtime='@0' -cf - "$name" | gzip -n9 >"$out/c/$name.tar.gz"
         ci/glibc.sh "$out/c/$name.tar.gz" >"$work/glibc.log" || { cat "$work/glibc.log" && return 1; }
         [ "$platform" != "$(uname -m)" ] || ci/c-package.sh "$work/$name"
     done
+}
+
+# ---- the plugin of driver dpdk ------------------------------------------------------------------------------------------
+
+# With the system's own DPDK inside, so it is a package for this system only, unpacked over where the sidecar is.
+dist_dpdk() {
+    local reason system name
+    reason="$(dpdk/build.sh --can)" || { skipped "dpdk: $reason" && return; }
+    system="$(. /etc/os-release && echo "${ID:-linux}${VERSION_ID:-}")-$(uname -m)"
+    name="machnet-dpdk-$version-$system"
+    rm -rf "$out/dpdk" && mkdir -p "$out/dpdk" "$work/$name/lib/machnet"
+    dpdk/build.sh --out "$work/$name/lib/machnet" >"$work/dpdk.log" 2>&1 || { cat "$work/dpdk.log" && return 1; }
+    install -m 0644 LICENSE "$work/$name/LICENSE"
+    # DPDK asks that its notice goes with it.
+    [ ! -e /usr/share/doc/libdpdk-dev/copyright ] || install -m 0644 /usr/share/doc/libdpdk-dev/copyright "$work/$name/LICENSE.DPDK"
+    tar -C "$work" --sort=name --owner=0 --group=0 --numeric-owner --mtime='@0' -cf - "$name" | gzip -n9 >"$out/dpdk/$name.tar.gz"
 }
 
 # ---- Python -------------------------------------------------------------------------------------------------------------
@@ -136,7 +154,7 @@ by_script() {
 
 for kind in "${kinds[@]}"; do
     case "$kind" in
-        c | python | go) "dist_$kind" ;;
+        c | dpdk | python | go) "dist_$kind" ;;
         *) by_script "$kind" ;;
     esac
 done

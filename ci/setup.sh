@@ -11,7 +11,7 @@ cd "$(dirname "$0")/.."
 # command:package, for Debian and Ubuntu.
 needs=(cc:gcc c++:g++ make:make git:git pkg-config:pkg-config cmake:cmake valgrind:valgrind)
 # Wanted, but no reason to fail: what needs it is skipped aloud.
-wishes=(abidiff:abigail-tools)
+wishes=(abidiff:abigail-tools ip:iproute2 setpriv:util-linux tshark:tshark)
 
 missing_commands=() missing_packages=()
 for need in "${needs[@]}"; do
@@ -54,6 +54,11 @@ for wish in "${wishes[@]}"; do
         install_packages "${wish##*:}" || echo "could not install ${wish##*:}; what needs ${wish%%:*} will be skipped"
     fi
 done
+
+# DPDK's archives, for the plugin of driver dpdk.
+if ! dpdk/build.sh --can >/dev/null; then
+    install_packages libdpdk-dev || echo "could not install libdpdk-dev; the step dpdk will be skipped"
+fi
 
 if ! command -v cargo >/dev/null 2>&1; then
     echo "cargo is missing; install it with rustup: https://rustup.rs" >&2

@@ -25,18 +25,18 @@ mkdir -p "$logs"
 # Always --workspace, never -p: cargo chooses the features of dependencies by what it is asked to build, so that one package
 # alone would be built a second time, with everything below it.
 
-steps=(setup scripts fmt versions clippy docs deny tests doctests c-header loom hostile sim release dist container python node go csharp conformance clean-root qemu instructions)
+steps=(setup scripts fmt versions clippy docs deny tests drivers dpdk doctests c-header loom hostile sim release dist container python node go csharp conformance clean-root qemu instructions)
 
 step_setup() { ci/setup.sh; }
 
 step_scripts() {
     local script
-    for script in ci/*.sh .ci/run; do
+    for script in ci/*.sh dpdk/*.sh .ci/run; do
         bash -n "$script" || return 1
         [ -x "$script" ] || [ "$script" = ci/common.sh ] || { echo "$script is not executable" && return 1; }
     done
     command -v shellcheck >/dev/null 2>&1 || return 0
-    shellcheck --external-sources --severity=warning ci/*.sh .ci/run
+    shellcheck --external-sources --severity=warning ci/*.sh dpdk/*.sh .ci/run
 }
 
 step_fmt() { cargo fmt --all -- --check; }
@@ -70,6 +70,17 @@ step_deny() {
 step_tests() {
     cargo test --locked --workspace --no-fail-fast --lib --bins --tests --examples -- --show-output
 }
+
+# Those tests that need the plugin of driver dpdk, and the machine to themselves.
+step_dpdk() {
+    local reason
+    run_script ci/dpdk.sh | tee "$logs/dpdk.out" || return 1
+    reason="$(sed -n 's/^SKIPPED //p' "$logs/dpdk.out" | head -1)"
+    [ -z "$reason" ] || skip "$reason"
+}
+
+# On real interfaces, in namespaces of their own.
+step_drivers() { run_and_list_skips drivers; }
 
 step_doctests() { cargo test --locked --workspace --no-fail-fast --doc; }
 
@@ -179,7 +190,7 @@ step_instructions() {
 limit_of() {
     case "$1" in
         setup | tests | sim | release | dist) echo 1500 ;;
-        clippy | docs | doctests | loom | hostile | python | node | csharp | conformance | clean-root | qemu) echo 900 ;;
+        clippy | docs | drivers | doctests | dpdk | loom | hostile | python | node | csharp | conformance | clean-root | qemu) echo 900 ;;
         *) echo 300 ;;
     esac
 }

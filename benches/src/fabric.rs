@@ -2,6 +2,7 @@
 //! of its own that goes on by what its cycles cost, and the one that is furthest behind has its turn. Applications cost
 //! nothing; they act when their engine has had a turn, as if each had a processor of its own.
 
+use crate::flood::Strangers;
 use crate::rig::{self, scratch_directory};
 use machnet_client::{AttachOptions, Channel, FlowId};
 use machnet_engine::clock::Clock;
@@ -18,6 +19,8 @@ use std::sync::atomic::{AtomicBool, Ordering};
 
 const FIRST_PORT: u16 = 31_580;
 const LAST_PORT: u16 = 31_643;
+/// Where the first server listens.
+const PORT: u16 = 1_000;
 
 /// Bytes of all messages.
 pub const BYTES: usize = crate::MESSAGE_BYTES;
@@ -45,7 +48,7 @@ pub struct Engine {
     moved: u64,
 }
 
-/// Requests on one flow: `outstanding` of them at a time.
+/// Requests on some flows: up to `window` of them at a time on each.
 #[derive(Debug)]
 pub struct Client {
     /// The sidecar and the engine of its channel.
@@ -54,12 +57,35 @@ pub struct Client {
     /// The flows, each with the requests under way.
     flows: Vec<(FlowId, usize)>,
     window: usize,
+    /// Requests go one by one, flow after flow, by this timetable; without one, as soon as the window allows.
+    pub pace: Option<Pace>,
     /// Answers that came.
     pub done: u64,
     /// With a window of one: when the request went.
     sent: Instant,
     /// With a window of one: how long each took, in nanoseconds.
     pub times_ns: Vec<u64>,
+}
+
+/// When the requests of a client go.
+#[derive(Clone, Copy, Debug)]
+pub struct Pace {
+    /// Between two requests.
+    pub interval: Duration,
+    /// When the next one is due.
+    pub next: Instant,
+    /// The flow that it goes on.
+    pub flow: usize,
+}
+
+/// Strangers whose SYNs come to the second sidecar.
+#[derive(Debug)]
+struct Flood {
+    strangers: Strangers,
+    driver: MemoryDriver,
+    /// Mean time between two SYNs; none: nobody asks.
+    mean: Option<Duration>,
+    next: Instant,
 }
 
 /// Sends back what comes.
@@ -80,21 +106,28 @@ pub struct Fabric {
     pub clients: Vec<Client>,
     /// The applications that answer.
     pub servers: Vec<Server>,
+    flood: Flood,
     sidecars: Vec<Sidecar>,
     directories: Vec<PathBuf>,
 }
 
+/// The host of the strangers, of which no engine is run.
+const STRANGERS: usize = 2;
+
 fn ip(host: usize) -> IpAddr {
-    IpAddr::from([10, 0, 0, if host == 0 { 1 } else { 2 }])
+    IpAddr::from([10, 0, 0, [1, 2, 3][host]])
 }
 
 impl Fabric {
     /// Two sidecars with so many engines each.
     pub fn new(engines: usize) -> Self {
         let ports = PortRange::new(FIRST_PORT, LAST_PORT).expect("a range");
-        let hosts = [0, 1].map(|host| MemoryHost { ip: ip(host), ports, queues: engines });
-        let networks = MemoryNetwork::open_hosts(&hosts, DEFAULT_MAX_DATAGRAM, [11, 12]);
+        let host = |host, queues| MemoryHost { ip: ip(host), ports, queues };
+        let hosts = [host(0, engines), host(1, engines), host(STRANGERS, 1)];
+        let mut networks = MemoryNetwork::open_hosts(&hosts, DEFAULT_MAX_DATAGRAM, [11, 12]);
+        let driver = networks.pop().and_then(|mut drivers| drivers.pop()).expect("one for each host's queue");
         let mut fabric = Self {
+            flood: Flood { strangers: Strangers::new(1, PORT, 1), driver, mean: None, next: Instant::ZERO },
             engines: Vec::new(),
             clients: Vec::new(),
             servers: Vec::new(),
@@ -120,7 +153,7 @@ impl Fabric {
         let number = u32::try_from(engine).expect("engines are few");
         let options = |sidecar: &Sidecar| AttachOptions::new().socket(sidecar.socket()).engine(number);
         let (left, right) = (options(&self.sidecars[0]), options(&self.sidecars[1]));
-        let at = SocketAddr::new(ip(1), 1_000 + u16::try_from(self.clients.len()).expect("few"));
+        let at = SocketAddr::new(ip(1), PORT + u16::try_from(self.clients.len()).expect("few"));
         let (client, server) = self.while_running(|| {
             let mut client = left.attach_channel().expect("attaches");
             let mut server = right.attach_channel().expect("attaches");
@@ -137,8 +170,17 @@ impl Fabric {
         });
         let times_ns = Vec::new();
         let (channel, flows) = client;
-        let sent = Instant::ZERO;
-        self.clients.push(Client { at: (0, engine), channel, flows, window, done: 0, sent, times_ns });
+        let client = Client {
+            at: (0, engine),
+            channel,
+            flows,
+            window,
+            pace: None,
+            done: 0,
+            sent: Instant::ZERO,
+            times_ns,
+        };
+        self.clients.push(client);
         let (channel, flows) = server;
         self.servers.push(Server { at: (1, engine), channel, flows });
     }
@@ -175,6 +217,7 @@ impl Fabric {
         cycle: impl FnOnce(&mut Worker<MemoryDriver>, Instant) -> usize,
     ) -> Instant {
         let behind = self.engines.iter_mut().min_by_key(|engine| engine.now).expect("there are engines");
+        self.flood.until(behind.now);
         cycle(&mut behind.worker, behind.now);
         let counted = behind.worker.driver().counters();
         let moved = counted.datagrams_received + counted.datagrams_sent;
@@ -203,6 +246,28 @@ impl Fabric {
         done(self) - before
     }
 
+    /// From now on strangers send a SYN to the second sidecar every so often on average, or no more of them.
+    pub fn flood(&mut self, mean: Option<Duration>) {
+        (self.flood.mean, self.flood.next) = (mean, self.now());
+    }
+
+    /// SYNs of strangers that reached a queue, and those that found it full.
+    pub fn syns(&self) -> (u64, u64) {
+        let counters = self.flood.driver.counters();
+        (counters.datagrams_sent, counters.dropped_queue_full)
+    }
+
+    /// Datagrams that the engines of the second sidecar took from the network.
+    pub fn received(&self) -> u64 {
+        let second = self.engines.iter().filter(|engine| engine.host == 1);
+        second.map(|engine| engine.worker.driver().counters().datagrams_received).sum()
+    }
+
+    /// Datagrams that those moved, in and out.
+    pub fn moved(&self) -> u64 {
+        self.engines.iter().filter(|engine| engine.host == 1).map(|engine| engine.moved).sum()
+    }
+
     /// The time that every engine has reached.
     pub fn now(&self) -> Instant {
         self.engines.iter().map(|engine| engine.now).min().unwrap_or(Instant::ZERO)
@@ -211,6 +276,23 @@ impl Fabric {
     /// Datagrams that landed at an engine whose they are not.
     pub fn handed_over(&self) -> u64 {
         self.engines.iter().map(|engine| engine.worker.handed_over()).sum()
+    }
+}
+
+impl Flood {
+    /// Sends what is due.
+    fn until(&mut self, now: Instant) {
+        let Some(mean) = self.mean else { return };
+        while self.next <= now {
+            let from_port = self.strangers.port();
+            let to = SocketAddr::new(ip(1), FIRST_PORT);
+            let syn = self.strangers.syn();
+            let room = self.driver.lend(from_port, to, syn.len()).expect("everything is flushed");
+            room.copy_from_slice(syn);
+            self.driver.commit(syn.len());
+            self.driver.flush().expect("memory does not fail");
+            self.next += Duration::from_nanos(self.strangers.below(2 * mean.as_nanos()));
+        }
     }
 }
 
@@ -225,10 +307,24 @@ impl Client {
                     self.times_ns.push(now.since(self.sent).as_nanos());
                 }
             }
-            while *outstanding < self.window && self.channel.try_send(*flow, &[7; BYTES]).is_ok() {
+            while self.pace.is_none()
+                && *outstanding < self.window
+                && self.channel.try_send(*flow, &[7; BYTES]).is_ok()
+            {
                 *outstanding += 1;
                 self.sent = now;
             }
+        }
+        while let Some(pace) = self.pace.as_mut().filter(|pace| pace.next <= now) {
+            let (flow, outstanding) = &mut self.flows[pace.flow];
+            if *outstanding == self.window || self.channel.try_send(*flow, &[7; BYTES]).is_err() {
+                break; // It goes later.
+            }
+            *outstanding += 1;
+            // A request that had to wait waits from when it was due.
+            self.sent = pace.next;
+            pace.next += pace.interval;
+            pace.flow = (pace.flow + 1) % self.flows.len();
         }
     }
 }

@@ -25,7 +25,7 @@ const MAX_DATAGRAM: usize = 1_472;
 /// The port at which engine 0's application listens; the one that is `n` higher belongs to engine `n`.
 pub const PORT: u16 = 7_000;
 /// Strangers ask for so many ports from [`PORT`] on, whether anybody listens there or not.
-const ASKED_PORTS: u64 = 8;
+const ASKED_PORTS: u16 = 8;
 /// Between two cycles of the engines.
 const CYCLE: Duration = Duration::from_micros(50);
 
@@ -34,12 +34,14 @@ const CYCLE: Duration = Duration::from_micros(50);
 pub struct Strangers {
     rng: Rng,
     emitter: Emitter,
+    first_port: u16,
+    port_count: u16,
 }
 
 impl Strangers {
-    /// Those of a seed.
-    pub fn new(seed: u64) -> Self {
-        Self { rng: Rng::new([seed, 26]), emitter: Emitter::default() }
+    /// Those of a seed. They ask for one of so many ports from the first on.
+    pub fn new(seed: u64, first_port: u16, port_count: u16) -> Self {
+        Self { rng: Rng::new([seed, 26]), emitter: Emitter::default(), first_port, port_count }
     }
 
     /// Any number below `bound`.
@@ -60,12 +62,12 @@ impl Strangers {
 
     /// The next SYN.
     pub fn syn(&mut self) -> &[u8] {
-        let asked = u16::try_from(self.rng.below(ASKED_PORTS)).unwrap_or(0);
+        let asked = u16::try_from(self.rng.below(self.port_count.into())).unwrap_or(0);
         self.emitter.syn(&Syn {
             client: ConnectionId(self.rng.next_u32()),
             number: self.rng.next_u32(),
             versions: (1, 1),
-            port: PORT + asked,
+            port: self.first_port + asked,
             flow_port: 40_000,
             limits: WireLimits { max_message: MAX_MESSAGE, window_messages: 64, window_bytes: 1 << 20 },
             max_datagram: 1_472,
@@ -166,7 +168,7 @@ impl Flooded {
         let ports = PortRange::new(FIRST_PORT, LAST_PORT).expect("a range");
         let tallies: Vec<_> = (0..engines).map(|_| Arc::<Tally>::default()).collect();
         let driver = |(seed, tally): (u64, &Arc<Tally>)| FloodDriver {
-            strangers: Strangers::new(seed),
+            strangers: Strangers::new(seed, PORT, ASKED_PORTS),
             ports,
             tally: Arc::clone(tally),
             room: vec![0; MAX_DATAGRAM].into_boxed_slice(),

@@ -2,6 +2,7 @@
 #![expect(unsafe_code, reason = "poll(2) has no safe form in std")]
 #![expect(clippy::unwrap_used, reason = "a test that meets an error ends")]
 
+mod dpdk;
 mod netns;
 
 use std::cell::RefCell;
@@ -30,11 +31,14 @@ use netns::{End, Link, Shape};
 /// Idle looks at a queue before a test gives up, with a pause of 100 us between them.
 const PATIENCE: u32 = 20_000;
 
-/// The same tests for one kind of driver; `$open` makes as many connected ones as asked for.
+/// The same tests for one kind of driver; `$open` makes as many connected ones as asked for; `ignored` tells by
+/// whom they are run.
 macro_rules! conformance {
-    ($kind:ident, $open:expr) => { conformance!($kind, $open, if true); };
-    ($kind:ident, $open:expr, if $is_possible:expr) => {
-        conformance!($kind, $open, $is_possible;
+    ($kind:ident, $open:expr $(, ignored $reason:literal)?) => {
+        conformance!($kind, $open, if true $(, ignored $reason)?);
+    };
+    ($kind:ident, $open:expr, if $is_possible:expr $(, ignored $reason:literal)?) => {
+        conformance!($kind, $open, $is_possible $(, $reason)?;
             every_size_arrives_whole_and_unchanged,
             a_burst_is_handed_over_in_order_and_in_portions,
             runs_of_equal_length_with_shorter_tails_keep_their_borders,
@@ -55,6 +59,12 @@ macro_rules! conformance {
         mod $kind {
             use super::*;
             $(#[test] fn $name() { if $is_possible { checks::$name(&mut $open); } })+
+        }
+    };
+    ($kind:ident, $open:expr, $is_possible:expr, $reason:literal; $($name:ident,)+) => {
+        mod $kind {
+            use super::*;
+            $(#[test] #[ignore = $reason] fn $name() { if $is_possible { checks::$name(&mut $open); } })+
         }
     };
 }
@@ -111,12 +121,20 @@ conformance!(
     if xdp_is_possible()
 );
 
+conformance!(
+    dpdk_over_vhost_and_virtio,
+    |count| dpdk::hosts(count, 1).into_iter().flatten().collect(),
+    ignored "run by ci/dpdk.sh, which builds the plugin"
+);
+
 /// The same tests for one kind of driver whose addresses have several receive queues; `$open` makes as many hosts as asked
 /// for, each with so many queues.
 macro_rules! conformance_of_queues {
-    ($kind:ident, $open:expr) => { conformance_of_queues!($kind, $open, if true); };
-    ($kind:ident, $open:expr, if $is_possible:expr) => {
-        conformance_of_queues!($kind, $open, $is_possible;
+    ($kind:ident, $open:expr $(, ignored $reason:literal)?) => {
+        conformance_of_queues!($kind, $open, if true $(, ignored $reason)?);
+    };
+    ($kind:ident, $open:expr, if $is_possible:expr $(, ignored $reason:literal)?) => {
+        conformance_of_queues!($kind, $open, $is_possible $(, $reason)?;
             a_pair_of_ports_always_reaches_the_same_queue_and_all_pairs_together_reach_every_queue,
             both_ports_are_what_the_sender_chose,
             datagrams_from_alternating_ports_keep_their_borders_and_their_order_by_port,
@@ -130,6 +148,12 @@ macro_rules! conformance_of_queues {
             $(#[test] fn $name() { if $is_possible { queue_checks::$name(&mut $open); } })+
         }
     };
+    ($kind:ident, $open:expr, $is_possible:expr, $reason:literal; $($name:ident,)+) => {
+        mod $kind {
+            use super::*;
+            $(#[test] #[ignore = $reason] fn $name() { if $is_possible { queue_checks::$name(&mut $open); } })+
+        }
+    };
 }
 
 conformance_of_queues!(udp_with_queues, udp_hosts(UdpConfig::default()));
@@ -138,6 +162,11 @@ conformance_of_queues!(
     udp_hosts(UdpConfig { use_gso: false, use_gro: false, ..UdpConfig::default() })
 );
 conformance_of_queues!(memory_with_queues, memory_hosts);
+conformance_of_queues!(
+    dpdk_over_vhost_and_virtio_with_queues,
+    |hosts, queues| dpdk::hosts(hosts, u16::try_from(queues).unwrap()),
+    ignored "run by ci/dpdk.sh, which builds the plugin"
+);
 conformance_of_queues!(frames_with_queues, |hosts, queues| framed_hosts(hosts, queues, 1_500, None, false));
 conformance_of_queues!(frames_of_a_vlan_with_queues, |hosts, queues| framed_hosts(
     hosts,
@@ -556,6 +585,7 @@ mod checks {
         if b.wait_fd().is_none() {
             return;
         }
+        assert!(b.prepare_sleep());
         assert!(!is_readable(b.wait_fd().unwrap()));
         for index in 0..RECEIVE_BURST + 1 {
             queue(&mut a, b.local_address(), &pattern(index, 50 + index));
@@ -570,6 +600,7 @@ mod checks {
         assert!(is_readable(b.wait_fd().unwrap()));
         receive(&mut b, RECEIVE_BURST + 1);
         assert_eq!(b.receive(|_| {}).unwrap(), 0);
+        assert!(b.prepare_sleep());
         assert!(!is_readable(b.wait_fd().unwrap()));
     }
 

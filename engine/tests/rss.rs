@@ -9,7 +9,7 @@ use fleet::{Costs, Fleet, HostPlan, PORT, UDP_PORT};
 use machnet_engine::driver::memory::OpaqueHash;
 use machnet_engine::proto::rng::Rng;
 use machnet_engine::proto::time::{Duration, Instant};
-use machnet_engine::proto::{Config, Datagram, Endpoint, Handling, Pair, PortRange, Spread};
+use machnet_engine::proto::{Config, Datagram, Endpoint, Event, Handling, Limits, Pair, PortRange, Spread};
 use machnet_engine::wire::header::{ConnectionId, Emitter, Packet, Refusal, Syn, WireLimits, parse};
 use std::net::SocketAddr;
 
@@ -280,6 +280,51 @@ fn an_engine_answers_nothing_that_belongs_to_another_but_hands_it_over_once() {
     let bytes = [emitter.as_bytes(), &[0; 8]].concat();
     assert_eq!(give(&mut endpoint, Some(2), &bytes), Handling::Done);
     assert!(endpoint.poll_transmit(Instant::from_nanos(2_000_000_000)).is_some());
+}
+
+/// The next datagram of an endpoint, which has no message in it.
+fn take(endpoint: &mut Endpoint, now: Instant) -> Vec<u8> {
+    let transmit = endpoint.poll_transmit(now).expect("it has something to say");
+    let mut bytes = vec![0; transmit.header_len + transmit.body_len];
+    endpoint.emit_header(&mut bytes[..transmit.header_len]);
+    bytes
+}
+
+#[test]
+fn a_syn_that_one_engine_answered_may_be_confirmed_at_any_other() {
+    for lands_on in [0, 2, 3] {
+        let now = Instant::from_nanos(1_000_000_000);
+        let [to, from] = [1, 9].map(|last| SocketAddr::from(([10, 0, 0, last], UDP_PORT)));
+        let mut client = Endpoint::new(Config::default(), [5, 5]);
+        let limits = Limits { max_message: 1 << 20, window_messages: 9, window_bytes: 1 << 20 };
+        let timeout = Duration::from_secs(1);
+        let flow = client.connect(now, to, PORT + 1, limits, timeout).unwrap();
+        let (mut owner, mut app) = (endpoint(1, 4), fleet::App::listening_on(1, 4));
+        let mut other = endpoint(lands_on, 4);
+
+        let syn = take(&mut client, now);
+        let datagram =
+            |from, to_port, landed, bytes| Datagram { from, to_port, landed, waited: Duration::ZERO, bytes };
+        let handled = owner.handle_datagram(now, &datagram(from, UDP_PORT, None, &syn), &mut app);
+        assert_eq!((handled, owner.flows()), (Handling::Done, 0));
+        let answer = take(&mut owner, now);
+        let answer = datagram(to, UDP_PORT, None, &answer);
+        assert_eq!(client.handle_datagram(now, &answer, &mut fleet::App::default()), Handling::Done);
+        let connected = matches!(client.poll_event(), Some(Event::Connected { flow: it, .. }) if it == flow);
+        assert!(connected);
+
+        let confirmation = take(&mut client, now);
+        let landed = datagram(from, UDP_PORT, None, &confirmation);
+        let nobody = &mut fleet::App::listening_on(lands_on, 4);
+        assert_eq!(other.handle_datagram(now, &landed, nobody), Handling::HandOver(1));
+        assert_eq!(other.flows(), 0);
+        let handed = datagram(from, UDP_PORT, Some(lands_on), &confirmation);
+        assert_eq!(owner.handle_datagram(now, &handed, &mut app), Handling::Done);
+        assert_eq!((owner.flows(), app.accepted.len()), (1, 1));
+        // Where it comes again, wherever that is, it makes no second flow.
+        assert_eq!(owner.handle_datagram(now, &handed, &mut app), Handling::Done);
+        assert_eq!((owner.flows(), app.accepted.len(), other.flows()), (1, 1, 0));
+    }
 }
 
 #[test]

@@ -2,8 +2,9 @@
 //! callgrind. What an engine's work costs is measured with one engine; the rest follows from who has to do what.
 
 use machnet_benches::fabric::{Costs, Fabric};
+use machnet_benches::real::{self, Load};
 use machnet_benches::stats::to_f64;
-use machnet_benches::{callgrind, figure, roles};
+use machnet_benches::{callgrind, cpu, figure, roles};
 use machnet_engine::clock::Clock;
 use machnet_engine::driver::Driver;
 use machnet_engine::driver::memory::MemoryDriver;
@@ -16,6 +17,8 @@ const WINDOW: usize = 32;
 /// Virtual time before something is measured: every flow has found its ports.
 const WARM_UP: Duration = Duration::from_millis(20);
 const SPAN: Duration = Duration::from_millis(50);
+/// How long each line of the real machine is measured.
+const REAL_SPAN: std::time::Duration = std::time::Duration::from_secs(3);
 /// Requests of each engine whose instructions are counted, and the virtual time before: under valgrind everything is slow.
 const COUNTED: u64 = 3_200;
 const COUNTED_WARM_UP: Duration = Duration::from_millis(3);
@@ -42,7 +45,36 @@ fn main() -> io::Result<()> {
         println!("{engines:>8} {rate:>14.0} {:>10.2} {handed_over:>24}", rate / rates[0]);
     }
     figure("scaling-1-to-4", rates[2] / rates[0]);
+    real();
     instructions()
+}
+
+/// One engine against two on this machine.
+fn real() {
+    println!();
+    println!(
+        "one engine against two on this machine: threads over the kernel's UDP on {} processors, {REAL_SPAN:?} each.",
+        cpu::available().len()
+    );
+    println!(
+        "Twice as many engines and applications on as many processors show what sharing costs, not what engines bring:"
+    );
+    println!("that would take a processor for each engine and each application.");
+    println!("{:>8} {:>10} {:>14} {:>10}", "engines", "threads", "requests/s", "times one");
+    let mut first = None;
+    for engines in [1, 2] {
+        let load = |engine| Load { engine, flows: 1, window: WINDOW };
+        let loads: Vec<_> = (0..engines).map(load).collect();
+        match real::run(engines, &loads, REAL_SPAN) {
+            Ok(served) => {
+                let answers = to_f64(served.iter().map(|one| one.answers).sum());
+                let rate = answers / REAL_SPAN.as_secs_f64();
+                let times = rate / *first.get_or_insert(rate);
+                println!("{engines:>8} {:>10} {rate:>14.0} {times:>10.2}", 4 * engines);
+            }
+            Err(error) => println!("{engines:>8} not measured on this machine: {error}"),
+        }
+    }
 }
 
 fn connected(engines: usize) -> Fabric {

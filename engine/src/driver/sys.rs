@@ -8,7 +8,7 @@ use std::ffi::{CStr, CString, c_int};
 use std::io;
 use std::mem::{self, size_of};
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
-use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd};
+use std::os::fd::{AsRawFd, BorrowedFd};
 use std::ptr;
 
 /// Most entries of the interface list that are looked at; a host with more has them ignored rather than looping for ever.
@@ -225,31 +225,6 @@ pub(super) fn interface_index(socket: BorrowedFd<'_>, name: &CStr) -> io::Result
     // SAFETY: SIOCGIFINDEX succeeded, so the union holds the number; and any bits make an integer.
     let index = unsafe { request.ifr_ifru.ifru_ifindex };
     u32::try_from(index).map_err(|_| io::Error::new(io::ErrorKind::InvalidData, "the number is negative"))
-}
-
-/// An interface of the network namespace that this was made in, by its name.
-#[derive(Debug)]
-pub(super) struct InterfaceWatch {
-    socket: OwnedFd,
-    name: CString,
-}
-
-impl InterfaceWatch {
-    pub(super) fn new(name: &str) -> io::Result<Self> {
-        let name = CString::new(name).map_err(|_| io::Error::from(io::ErrorKind::InvalidInput))?;
-        // SAFETY: makes a new socket.
-        let fd = unsafe { libc::socket(libc::AF_INET, libc::SOCK_DGRAM | libc::SOCK_CLOEXEC, 0) };
-        if fd < 0 {
-            return Err(io::Error::last_os_error());
-        }
-        // SAFETY: a descriptor that was just made and is nobody else's.
-        Ok(Self { socket: unsafe { OwnedFd::from_raw_fd(fd) }, name })
-    }
-
-    /// The number of the interface that has this name now.
-    pub(super) fn index(&self) -> Option<u32> {
-        interface_index(self.socket.as_fd(), &self.name).ok()
-    }
 }
 
 /// A request about the interface called `name`.

@@ -1,12 +1,15 @@
 //! What the tests of whole sidecars share: one in this process, on a socket of its own, and applications attached to it.
 #![allow(dead_code, unreachable_pub, reason = "each test uses a part of it")]
 
+use machnet_client::control::{Reply, Request};
+use machnet_client::socket::Seqpacket;
 use machnet_client::{AttachOptions, Attachment};
 use machnet_engine::config::{Config, IdlePolicy};
 use machnet_engine::driver::Driver;
 use machnet_engine::sidecar::{Sidecar, StartError};
+use machnet_engine::status::Status;
 use std::net::{IpAddr, SocketAddr};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::Duration;
 
@@ -40,6 +43,12 @@ impl TestSidecar {
     pub fn start_over<D: Driver + 'static>(driver: D) -> Self {
         let address = driver.local_address().ip().to_string();
         Self::start_with(&address, |config| Sidecar::start_over(&config, vec![driver]))
+    }
+
+    /// A sidecar with an engine for each of these network paths.
+    pub fn start_over_all<D: Driver + 'static>(drivers: Vec<D>) -> Self {
+        let address = drivers[0].local_address().ip().to_string();
+        Self::start_with(&address, |config| Sidecar::start_over(&config, drivers))
     }
 
     fn start_with(address: &str, start: impl FnOnce(Config) -> Result<Sidecar, StartError>) -> Self {
@@ -83,6 +92,34 @@ impl Drop for TestSidecar {
         drop(self.sidecar.take());
         let _ = std::fs::remove_dir_all(&self.directory);
     }
+}
+
+/// What a sidecar tells of itself.
+pub fn status(sidecar: &TestSidecar) -> Status {
+    status_at(sidecar.sidecar().socket())
+}
+
+/// What the sidecar at this socket tells of itself.
+pub fn status_at(socket: &Path) -> Status {
+    let socket = Seqpacket::connect(socket).expect("the sidecar listens");
+    socket.send(&Request::Status.encode(), &[]).expect("sends");
+    let mut text = String::new();
+    loop {
+        match Reply::decode(&socket.receive().expect("an answer").bytes) {
+            Ok(Reply::StatusText { last, text: piece }) => {
+                text.push_str(&piece);
+                if last {
+                    return serde_json::from_str(&text).expect("JSON");
+                }
+            }
+            other => panic!("no status: {other:?}"),
+        }
+    }
+}
+
+/// A counter, summed over all engines.
+pub fn counter(sidecar: &TestSidecar, name: &str) -> u64 {
+    status(sidecar).engines.iter().map(|engine| engine.counters[name]).sum()
 }
 
 /// Bytes that differ by message and place.

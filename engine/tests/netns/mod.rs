@@ -3,12 +3,18 @@
 //! A namespace belongs to threads and to the sockets that were opened in it, so what [`Link::run_in`] opens works from any
 //! thread afterwards. Nothing outside is touched, and nothing is left when a [`Link`] and the sockets are gone. Needs the right to
 //! make namespaces (root, or `unshare -Urn`) and the `ip` command.
-#![allow(dead_code, unreachable_pub, reason = "shared by several test binaries, each of which uses a part")]
+#![allow(
+    dead_code,
+    unreachable_pub,
+    unused_imports,
+    reason = "shared by several test binaries, each of which uses a part"
+)]
 #![allow(clippy::unwrap_used, reason = "helpers of tests")]
 
 pub mod hub;
 mod sys;
 
+#[allow(unused_imports, reason = "one of the test binaries needs it")]
 pub use sys::set_udp_segment;
 
 use std::fs::File;

@@ -1,6 +1,6 @@
 //! The plugin library, opened at run time: dpdk/machnet_dpdk.h in Rust.
 //!
-//! What is declared here is what stands there; a test in `abi.rs` compares sizes and offsets. A library is never closed again: DPDK's
+//! What is declared here is what stands there; a test compares sizes and offsets (`abi.rs`). A library is never closed again: DPDK's
 //! threads live in it.
 #![expect(
     unsafe_code,

@@ -18,8 +18,8 @@ const USUAL_OVERHEAD: u32 = ETHERNET_BYTES + CHECK_SEQUENCE_BYTES;
 /// Smallest buffer: many cards count buffers in units of 1 KiB, and 2 KiB is what every one takes.
 const SMALLEST_BUFFER: u32 = 2_048;
 const BUFFER_UNIT: u32 = 1_024;
-/// Buffers of a queue beside those in its rings: a received burst, two staged ones to be sent, and what its thread keeps at hand.
-const BUFFERS_BESIDE: u32 = 64 + 2 * 128 + 2 * 64;
+/// Buffers of a queue beside those in its rings: a received burst, what is staged to be sent, and what its thread keeps at hand.
+const BUFFERS_BESIDE: u32 = 64 + 256 + 2 * 64;
 /// MTU of Ethernet where nobody says otherwise.
 const USUAL_MTU: u16 = 1_500;
 /// What IPv4 asks of every link that the protocol is to run on.
@@ -39,9 +39,9 @@ pub const LINK_INTERRUPT: u32 = 1 << 0;
 /// The port tells by an interrupt that it was removed (`RTE_ETH_DEV_INTR_RMV`).
 pub const REMOVAL_INTERRUPT: u32 = 1 << 1;
 
-/// Drivers whose queues can wake a sleeper through a descriptor of their own ("Rx interrupt" in DPDK's
-/// doc/guides/nics/features/*.ini). A driver that is not named here is only polled. memif, af_packet, ring and null have
-/// none; tap and vhost have descriptors of another kind.
+/// Drivers whose queues can wake a sleeper through an eventfd of their own ("Rx interrupt" in DPDK's
+/// doc/guides/nics/features/*.ini). A driver that is not named here is only polled: gve, netvsc, memif, af_packet, ring and null have
+/// none; those of mlx5, mana, tap and vhost are of another kind.
 const WITH_RX_INTERRUPTS: &[&str] = &[
     "net_ena",
     "net_virtio",
@@ -55,9 +55,6 @@ const WITH_RX_INTERRUPTS: &[&str] = &[
     "net_e1000_igb",
     "net_e1000_igb_vf",
     "net_igc",
-    "net_netvsc",
-    "net_mana",
-    "mlx5_pci",
 ];
 
 /// How many descriptors a ring can have (`rte_eth_desc_lim`).
@@ -339,3 +336,6 @@ fn plan_mtu(info: &PortInfo, wanted: Option<u32>, lacks: &mut Vec<Lack>) -> Resu
     }
     Ok(mtu.max(SMALLEST_MTU))
 }
+
+#[cfg(test)]
+mod tests;

@@ -13,7 +13,7 @@ use std::ptr::NonNull;
 use std::sync::Arc;
 
 /// Most frames that are staged to be sent.
-const STAGE: usize = 128;
+const STAGE: usize = 256;
 /// Empty buffers that are taken at a time.
 const TAKEN_AT_A_TIME: usize = 32;
 /// Ethernet's shortest frame without its check sequence; most cards pad shorter ones, some refuse them.
@@ -27,6 +27,11 @@ pub(super) mod received {
 }
 const COMPLETE_UDP: u32 = 1 << 3;
 const UDP_AT_SHIFT: u32 = 16;
+
+/// A number of frames or bytes, which is small, for C.
+fn number(small: usize) -> u32 {
+    u32::try_from(small).expect("bursts and frames are small")
+}
 
 /// What became of a burst.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
@@ -122,7 +127,7 @@ impl Rings {
             self.be_known();
             // SAFETY: our queue, and room for so many frames.
             let count = unsafe {
-                (self.table.receive)(self.queue.as_ptr(), self.arrived.as_mut_ptr(), RECEIVE_BURST as u32)
+                (self.table.receive)(self.queue.as_ptr(), self.arrived.as_mut_ptr(), number(RECEIVE_BURST))
             };
             self.arrived_count = (count as usize).min(RECEIVE_BURST);
         }
@@ -137,7 +142,7 @@ impl Rings {
             fn drop(&mut self) {
                 let Rings { table, queue, arrived, arrived_count, .. } = self.0;
                 // SAFETY: so many frames that this queue received and that nobody looks at any more.
-                unsafe { (table.give_back)(queue.as_ptr(), arrived.as_ptr(), *arrived_count as u32) };
+                unsafe { (table.give_back)(queue.as_ptr(), arrived.as_ptr(), number(*arrived_count)) };
                 *arrived_count = 0;
             }
         }
@@ -183,7 +188,7 @@ impl Rings {
         self.be_known();
         let room = &mut self.staged[self.taken..self.taken + wanted];
         // SAFETY: our queue, and room for so many frames.
-        let count = unsafe { (self.table.lend)(self.queue.as_ptr(), room.as_mut_ptr(), wanted as u32) };
+        let count = unsafe { (self.table.lend)(self.queue.as_ptr(), room.as_mut_ptr(), number(wanted)) };
         for frame in &room[..count as usize] {
             assert!(
                 frame.length as usize >= self.buffer_bytes,
@@ -203,7 +208,7 @@ impl Rings {
             // SAFETY: a buffer of ours that has room for more than the shortest frame.
             unsafe { frame.bytes.add(len).write_bytes(0, SHORTEST_FRAME - len) };
         }
-        frame.length = len.max(SHORTEST_FRAME) as u32;
+        frame.length = number(len.max(SHORTEST_FRAME));
         frame.flags = udp_at.map_or(0, |at| COMPLETE_UDP | u32::from(at) << UDP_AT_SHIFT);
         self.filled += 1;
     }
@@ -223,7 +228,12 @@ impl Rings {
         let mut refused = 0;
         // SAFETY: so many filled frames of ours; those that it answers are the card's from then on.
         let taken = unsafe {
-            (self.table.send)(self.queue.as_ptr(), self.staged.as_ptr(), self.filled as u32, &raw mut refused)
+            (self.table.send)(
+                self.queue.as_ptr(),
+                self.staged.as_ptr(),
+                number(self.filled),
+                &raw mut refused,
+            )
         };
         let taken = (taken as usize).min(self.filled);
         self.forget_first(taken);
@@ -247,7 +257,7 @@ impl Rings {
     pub(super) fn drop_staged(&mut self) -> usize {
         let dropped = self.filled;
         // SAFETY: so many frames of ours, which nobody looks at any more.
-        unsafe { (self.table.give_back)(self.queue.as_ptr(), self.staged.as_ptr(), dropped as u32) };
+        unsafe { (self.table.give_back)(self.queue.as_ptr(), self.staged.as_ptr(), number(dropped)) };
         self.forget_first(dropped);
         self.is_lent = false;
         dropped
@@ -289,7 +299,7 @@ impl Drop for Rings {
     fn drop(&mut self) {
         for (frames, count) in [(&self.arrived[..], self.arrived_count), (&self.staged[..], self.taken)] {
             // SAFETY: so many frames that are ours.
-            unsafe { (self.table.give_back)(self.queue.as_ptr(), frames.as_ptr(), count as u32) };
+            unsafe { (self.table.give_back)(self.queue.as_ptr(), frames.as_ptr(), number(count)) };
         }
     }
 }

@@ -7,7 +7,10 @@ use super::{OpenError, io_error};
 use crate::driver::MacAddress;
 use crate::driver::frame::LinkState;
 use crate::driver::sys;
+use socket2::Socket;
+use std::ffi::CString;
 use std::io;
+use std::os::fd::AsFd;
 use std::sync::{Arc, Mutex, PoisonError, Weak};
 
 /// `MACHNET_DPDK_LINK_UP` and `MACHNET_DPDK_LINK_GONE`.
@@ -29,9 +32,31 @@ pub(super) struct Shared {
 /// An interface of the kernel, watched from the network namespace that the device was opened in.
 #[derive(Debug)]
 struct Below {
-    watch: sys::InterfaceWatch,
+    /// Any socket of that namespace.
+    socket: Socket,
+    name: CString,
     /// Its number when the device was opened: another one of the same name is another interface.
     index: Mutex<u32>,
+}
+
+impl Below {
+    fn new(name: &str) -> io::Result<Self> {
+        let name = CString::new(name).map_err(|_| io::Error::from(io::ErrorKind::InvalidInput))?;
+        let socket = Socket::new(socket2::Domain::IPV4, socket2::Type::DGRAM, None)?;
+        let below = Self { socket, name, index: Mutex::new(0) };
+        *below.index.lock().unwrap_or_else(PoisonError::into_inner) = below.index_now().unwrap_or(0);
+        Ok(below)
+    }
+
+    /// Whether frames can pass through the interface of that number; none: it is not there any more.
+    fn now(&self, index: u32) -> Option<bool> {
+        Some(sys::interface_now(self.socket.as_fd(), index).ok()?.is_running)
+    }
+
+    /// The number of the interface that has the name now.
+    fn index_now(&self) -> io::Result<u32> {
+        sys::interface_index(self.socket.as_fd(), &self.name)
+    }
 }
 
 #[derive(Debug)]
@@ -65,6 +90,7 @@ impl Opened {
         plugin::take_errors();
         let is_virtual = matches!(device, Device::Virtual(_));
         if is_virtual {
+            device.remove_dead_socket();
             plugin.plug(device.text()).map_err(failed("making it"))?;
         }
         let port = plugin.open(device.name(), is_virtual);
@@ -98,11 +124,7 @@ impl Shared {
         opened: &Opened,
     ) -> Result<Self, OpenError> {
         let below = match device.kernel_interface() {
-            Some(name) => {
-                let watch = sys::InterfaceWatch::new(name).map_err(io_error("watching the interface"))?;
-                let index = watch.index().unwrap_or(0);
-                Some(Below { watch, index: Mutex::new(index) })
-            }
+            Some(name) => Some(Below::new(name).map_err(io_error("watching the interface"))?),
             None => None,
         };
         let state = State {
@@ -126,8 +148,11 @@ impl Shared {
     pub(super) fn link(&self, port: &RawPort) -> LinkState {
         if let Some(below) = &self.below {
             let index = *below.index.lock().unwrap_or_else(PoisonError::into_inner);
-            if below.watch.index() != Some(index) {
-                return LinkState::Gone;
+            // DPDK's drivers do not tell: they hold sockets, which know of no carrier, and of another interface of the name nothing.
+            match below.now(index) {
+                None => return LinkState::Gone,
+                Some(false) => return LinkState::Down,
+                Some(true) => {}
             }
         }
         match port.link() {
@@ -152,10 +177,7 @@ impl Shared {
             ));
         }
         if let Some(below) = &self.below {
-            let index = below
-                .watch
-                .index()
-                .ok_or_else(|| io::Error::new(io::ErrorKind::NotFound, "the interface is not there"))?;
+            let index = below.index_now()?;
             *below.index.lock().unwrap_or_else(PoisonError::into_inner) = index;
         }
         let opened = Opened::new(self.plugin, &self.device, self.wanted)

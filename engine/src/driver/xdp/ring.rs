@@ -85,7 +85,7 @@ impl Mapping {
     /// The place of `count` values of type `T` at `offset`; an error if they do not lie in the mapping, aligned.
     fn place<T>(&self, offset: usize, count: usize) -> io::Result<NonNull<T>> {
         let end = size_of::<T>().checked_mul(count).and_then(|bytes| bytes.checked_add(offset));
-        if offset % align_of::<T>() != 0 || end.is_none_or(|end| end > self.bytes) {
+        if !offset.is_multiple_of(align_of::<T>()) || end.is_none_or(|end| end > self.bytes) {
             return Err(io::Error::new(io::ErrorKind::InvalidData, "a ring's parts do not lie in it"));
         }
         // SAFETY: `offset` is within the mapping.
