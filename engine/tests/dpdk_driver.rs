@@ -229,7 +229,7 @@ fn the_kernel_talks_to_us_through_a_tap_device() {
         let mut answer = None;
         until("our datagram arrives", || {
             // It may have to ask first who has the kernel's address.
-            now = now + Duration::from_millis(1);
+            now += Duration::from_millis(1);
             ours.begin_cycle(now);
             ours.receive(|_| panic!("the kernel says nothing more")).unwrap();
             ours.flush().unwrap();
