@@ -1,7 +1,11 @@
 //! Driver `dpdk` on DPDK's virtual devices, against another process, the kernel, or a second device of this process.
 //!
 //! ci/dpdk.sh builds the plugin and runs these one after the other.
-#![allow(clippy::unwrap_used, clippy::disallowed_methods, reason = "helpers of tests, too; a time is printed")]
+#![allow(
+    clippy::unwrap_used,
+    clippy::disallowed_methods,
+    reason = "helpers of tests, too; a time is printed"
+)]
 
 mod dpdk;
 mod netns;
@@ -229,7 +233,7 @@ fn the_kernel_talks_to_us_through_a_tap_device() {
         let mut answer = None;
         until("our datagram arrives", || {
             // It may have to ask first who has the kernel's address.
-            now = now + Duration::from_millis(1);
+            now += Duration::from_millis(1);
             ours.begin_cycle(now);
             ours.receive(|_| panic!("the kernel says nothing more")).unwrap();
             ours.flush().unwrap();
