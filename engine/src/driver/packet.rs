@@ -268,7 +268,7 @@ impl FrameDriver for PacketQueue {
     }
 
     fn statistics(&self, each: &mut dyn FnMut(&str, u64)) {
-        each("packet_passed_filter", self.passed_filter);
-        each("packet_ring_full", self.counters.missed);
+        each("passed_filter", self.passed_filter);
+        each("ring_full", self.counters.missed);
     }
 }
