@@ -1,7 +1,11 @@
 //! Driver `dpdk` on DPDK's virtual devices, against another process, the kernel, or a second device of this process.
 //!
 //! ci/dpdk.sh builds the plugin and runs these one after the other.
-#![allow(clippy::unwrap_used, clippy::disallowed_methods, reason = "helpers of tests, too; a time is printed")]
+#![allow(
+    clippy::unwrap_used,
+    clippy::disallowed_methods,
+    reason = "helpers of tests, too; a time is printed"
+)]
 
 mod dpdk;
 mod netns;
@@ -192,6 +196,8 @@ fn the_kernel_talks_to_us_through_a_tap_device() {
     let Some(link) = Link::new() else { return };
     let device = format!("net_tap{},iface=mndtap", number());
     let queues = link.run_in(End::Left, || open(&device, 1));
+    // DPDK gives both ends of a tap the same hardware address, and nobody believes a neighbour who has his own.
+    link.ip(End::Left, "link set mndtap address 02:00:00:00:78:01");
     link.ip(End::Left, "address add 10.78.0.1/24 dev mndtap");
     link.ip(End::Left, "link set mndtap up");
     let setup = Setup {
@@ -229,7 +235,7 @@ fn the_kernel_talks_to_us_through_a_tap_device() {
         let mut answer = None;
         until("our datagram arrives", || {
             // It may have to ask first who has the kernel's address.
-            now = now + Duration::from_millis(1);
+            now += Duration::from_millis(1);
             ours.begin_cycle(now);
             ours.receive(|_| panic!("the kernel says nothing more")).unwrap();
             ours.flush().unwrap();

@@ -328,7 +328,8 @@ fn fleet(queues: usize, client_at: usize, server_at: usize, seed: u64) -> Pair {
 fn engines_of_several_queues_find_each_other_whatever_queue_an_answer_lands_at() {
     for seed in 0..30 {
         let queues = [2, 4][usize::from(seed % 2 == 1)];
-        let (client_at, server_at) = (seed as usize % queues, seed as usize / 4 % queues);
+        let seed_at = usize::try_from(seed).unwrap();
+        let (client_at, server_at) = (seed_at % queues, seed_at / 4 % queues);
         let mut pair = fleet(queues, client_at, server_at, seed);
         pair.client.connect(1, at(1, 7));
         pair.world.run(2_000);
