@@ -233,7 +233,7 @@ impl PacketGroup {
         if !interface.is_up {
             tracing::warn!("{0} is down; it carries nothing until `ip link set {0} up`", interface.name);
         }
-        let (lock, reserved) = reserve_patiently(config)?;
+        let (lock, reserved) = reserve(config)?;
         let name = CString::new(interface.name.as_str()).map_err(io::Error::from);
         let group = Arc::new(Group {
             interface: name.map_err(other("its name"))?,
@@ -354,20 +354,6 @@ fn join_fanout(group: &Group, socket: &Socket, index: u32) -> io::Result<()> {
     Ok(())
 }
 
-/// Takes the address, and waits a second for a predecessor that is about to be gone.
-fn reserve_patiently(config: &PacketConfig) -> Result<(AddressLock, Vec<Socket>), OpenError> {
-    let mut attempt = 1;
-    loop {
-        match reserve(config) {
-            Err(OpenError::AddressInUse { .. }) if attempt < BIND_ATTEMPTS => {
-                attempt += 1;
-                std::thread::sleep(BIND_PAUSE);
-            }
-            outcome => return outcome,
-        }
-    }
-}
-
 /// Keeps other sidecars off the address. And where the kernel has it, keeps other programs off our ports, and the kernel from
 /// answering that nobody has them: it sees our datagrams, too.
 fn reserve(config: &PacketConfig) -> Result<(AddressLock, Vec<Socket>), OpenError> {
@@ -376,17 +362,29 @@ fn reserve(config: &PacketConfig) -> Result<(AddressLock, Vec<Socket>), OpenErro
         let interface = config.interface.name.clone();
         move |source| OpenError::Other { interface, doing, source }
     };
-    let lock = AddressLock::acquire(address).map_err(|error| match error {
-        LockError::Held { process } => OpenError::AddressInUse { address, by: Holder::Sidecar { process } },
-        LockError::System(source) => other("taking the lock")(source),
-    })?;
+    let lock =
+        AddressLock::acquire_patiently(address, BIND_ATTEMPTS, BIND_PAUSE).map_err(|error| match error {
+            LockError::Held { process } => {
+                OpenError::AddressInUse { address, by: Holder::Sidecar { process } }
+            }
+            LockError::System(source) => other("taking the lock")(source),
+        })?;
     if !config.kernel_answers {
         return Ok((lock, Vec::new()));
     }
     let mut reserved = Vec::new();
     for port in config.ports.ports() {
         let address = SocketAddrV4::new(config.address, port);
-        match reserve_port(address) {
+        // A predecessor's sockets go one after the other.
+        let mut outcome = reserve_port(address);
+        for _ in 1..BIND_ATTEMPTS {
+            if port != config.ports.first() || !is_in_use(&outcome) {
+                break;
+            }
+            std::thread::sleep(BIND_PAUSE);
+            outcome = reserve_port(address);
+        }
+        match outcome {
             Ok(socket) => reserved.push(socket),
             Err(error) if error.kind() == io::ErrorKind::AddrInUse && port != config.ports.first() => {
                 tracing::warn!(
@@ -401,6 +399,10 @@ fn reserve(config: &PacketConfig) -> Result<(AddressLock, Vec<Socket>), OpenErro
         }
     }
     Ok((lock, reserved))
+}
+
+fn is_in_use(outcome: &io::Result<Socket>) -> bool {
+    outcome.as_ref().is_err_and(|error| error.kind() == io::ErrorKind::AddrInUse)
 }
 
 fn reserve_port(address: SocketAddrV4) -> io::Result<Socket> {
