@@ -37,6 +37,17 @@ build_iceoryx2() {
 # The clients of the bench `sdk`, one program for each language. It says which cannot be built here, and goes without them.
 build_sdk_clients() { MACHNET_SDK_PROGRAMS="$target_dir/sdk" benches/sdk/build.sh; }
 
+# DPDK's plugin, for the bench `drivers`, which names what is missing and goes without it.
+build_dpdk_plugin() {
+    local said
+    if said="$(dpdk/build.sh --out "$target_dir/dpdk" 2>&1)"; then
+        MACHNET_DPDK_PLUGIN="$(realpath "$target_dir/dpdk/libmachnet_dpdk.so")"
+        export MACHNET_DPDK_PLUGIN
+    else
+        echo "dpdk/build.sh: $(tail -n 1 <<<"$said")" >&2
+    fi
+}
+
 # Turns the `figure:` lines of a bench's output into verdicts, in the order of the goals.
 verdicts() {
     local figure sign goal value
@@ -60,6 +71,7 @@ run() {
     echo "==== $1"
     [ "$1" != crossing ] || build_iceoryx2
     [ "$1" != sdk ] || build_sdk_clients || echo "some clients cannot be built here: sdk goes without them" >&2
+    [ "$1" != drivers ] || build_dpdk_plugin
     MACHNET="$target_dir/release/machnet" "$target_dir/release/$1" </dev/null | tee "$output/$1.txt"
     verdicts "$1" | tee "$output/$1.verdicts"
 }

@@ -54,9 +54,12 @@ fn found(driver: DriverKind, dpdk_plugin: Option<&Path>) -> Vec<String> {
             Err(error) => vec![missing(error)],
             Ok(info) => {
                 let names: Vec<&str> = info.drivers.iter().map(|driver| driver.name.as_str()).collect();
+                let is_there = |name: &&&str| names.contains(*name);
+                let tested: Vec<&str> = dpdk::TESTED_DRIVERS.iter().filter(is_there).copied().collect();
                 vec![
                     format!("plugin {}, {}", info.path.display(), info.dpdk),
                     format!("with the poll-mode drivers {}", names.join(", ")),
+                    format!("of these, the tests of Machnet run {}", tested.join(", ")),
                 ]
             }
         },
