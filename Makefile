@@ -54,6 +54,7 @@ dpdk:
 demo: $(if $(MACHNET),,need-cargo)
 ifeq ($(MACHNET),)
 	cargo build --release --locked --workspace $(not_shipped) --bin machnet
+	@if dpdk/build.sh --can >/dev/null 2>&1; then dpdk/build.sh --out $(dpdk_dir) >/dev/null; fi
 endif
 	$(or $(MACHNET),$(release_dir)/machnet) demo $(ARGS)
 

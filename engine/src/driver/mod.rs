@@ -22,6 +22,7 @@ pub use self::mac::MacAddress;
 pub use self::route::{Route, RouteError, address_with_prefix, is_host, network_of};
 use crate::proto::PortRange;
 use crate::proto::time::{Duration, Instant};
+use std::fmt;
 use std::io;
 use std::net::SocketAddr;
 use std::os::fd::BorrowedFd;
@@ -229,4 +230,14 @@ pub enum PathState {
     Down,
     /// The interface does not exist any more: flows and listeners end. It may come back.
     Gone,
+}
+
+impl fmt::Display for PathState {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Up => "up",
+            Self::Down => "down",
+            Self::Gone => "gone",
+        })
+    }
 }

@@ -36,8 +36,11 @@ use std::time::Duration;
 
 /// The plugin's file name.
 pub const PLUGIN_FILE: &str = "libmachnet_dpdk.so";
+/// The poll-mode drivers that our tests pass frames through. There was no network card to run the others on.
+pub const TESTED_DRIVERS: &[&str] =
+    &["net_af_packet", "net_memif", "net_tap", "net_vhost", "net_virtio_user"];
 /// Where the plugin lies, seen from the folder of the program.
-const BESIDE_THE_PROGRAM: &[&str] = &["", "../lib/machnet", "../lib", "dpdk"];
+const BESIDE_THE_PROGRAM: &[&str] = &["", "../lib/machnet", "../lib", "../dpdk"];
 /// Where it lies else; then the system looks in its own folders.
 const LIBRARY_FOLDERS: &[&str] = &["/usr/local/lib/machnet", "/usr/lib/machnet"];
 

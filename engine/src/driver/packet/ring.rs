@@ -4,9 +4,9 @@
 //! a slot: 64 of them in a block, blocks end to end, first the receive ring, then the transmit ring
 //!  0         4      8         12    14    16    20     24        26         28     32
 //! +---------+------+---------+-----+-----+-----+------+---------+----------+------+-----------------------------+
-//! | status  | len  | snaplen | mac | net | sec | nsec | VLAN tci| VLAN tpid| pad  | receive: address, then the  |
-//! |         |      |         |     |     |     |      |         |          |      | frame at `mac`              |
-//! |         |      |         |     |     |     |      |         |          |      | transmit: the frame         |
+//! | status  | len  | snaplen | mac | net | sec | nsec | VLAN tci| VLAN tpid| pad  | receive: address; header of |
+//! |         |      |         |     |     |     |      |         |          |      | the kernel, frame at `mac`  |
+//! |         |      |         |     |     |     |      |         |          |      | transmit: header, frame     |
 //! +---------+------+---------+-----+-----+-----+------+---------+----------+------+-----------------------------+
 //! ```
 //! A slot belongs to one side at a time; `status` says to whom. Both sides write the slot first and `status` last.
@@ -20,6 +20,8 @@ use std::mem::{self, size_of};
 use std::os::fd::{AsRawFd, BorrowedFd};
 use std::ptr::{self, NonNull};
 use std::sync::atomic::{AtomicU16, AtomicU32, Ordering};
+
+use super::run::{Piece, VIRTIO_HEADER_BYTES, header_of_a_frame};
 
 /// Slots of each ring: as many descriptors as the LCD NIC has (paper, section 3.1).
 pub(super) const SLOTS: usize = 256;
@@ -41,7 +43,14 @@ const NANOSECONDS: usize = mem::offset_of!(libc::tpacket2_hdr, tp_nsec);
 const VLAN_TAG: usize = mem::offset_of!(libc::tpacket2_hdr, tp_vlan_tci);
 
 /// What the kernel leaves between the header and a received frame: the IP header is aligned to 16, the frame begins 14 before.
-const RECEIVE_OFFSET_BYTES: usize = (RECEIVE_HEADER_BYTES + 16).next_multiple_of(16) - ETHERNET_BYTES;
+const RECEIVE_OFFSET_BYTES: usize =
+    (RECEIVE_HEADER_BYTES + 16).next_multiple_of(16) + VIRTIO_HEADER_BYTES - ETHERNET_BYTES;
+
+/// Where a frame to be sent begins.
+const SEND_OFFSET_BYTES: usize = HEADER_BYTES + VIRTIO_HEADER_BYTES;
+
+/// Of frames up to this length the kernel makes a copy in one piece; from longer ones it takes pages, which costs more at first.
+const MOST_LINEAR_BYTES: usize = 2_048;
 
 const ETHERNET_BYTES: usize = 14;
 const ADDRESSES_BYTES: usize = 12;
@@ -159,6 +168,8 @@ pub(super) struct Received<'a> {
     pub(super) bytes: Option<&'a [u8]>,
     /// Flags (`TP_STATUS_*`).
     pub(super) status: u32,
+    /// Whether it is one frame.
+    pub(super) piece: Piece,
     /// When it arrived, in nanoseconds of the wall clock.
     pub(super) arrived_ns: u64,
 }
@@ -226,8 +237,16 @@ impl Rings {
         let offset = usize::from(self.mapping.half_word(place + FRAME_OFFSET));
         let tag = self.mapping.half_word(place + VLAN_TAG);
         let bytes = usize::try_from(captured).unwrap_or(usize::MAX);
+        let header_at = (RECEIVE_HEADER_BYTES + VIRTIO_HEADER_BYTES..self.shape.slot_bytes)
+            .contains(&offset)
+            .then(|| place + offset - VIRTIO_HEADER_BYTES);
+        let header = header_at.map(|at| {
+            let header: NonNull<[u8; VIRTIO_HEADER_BYTES]> = self.mapping.at(at, VIRTIO_HEADER_BYTES).cast();
+            // SAFETY: inside of the mapping, and ours by the status as below; bytes need no alignment.
+            unsafe { header.read() }
+        });
         let is_whole = length == captured
-            && (RECEIVE_HEADER_BYTES + TAG_BYTES..self.shape.slot_bytes).contains(&offset)
+            && header.is_some()
             && (ETHERNET_BYTES..=self.shape.slot_bytes - offset).contains(&bytes);
         let bytes = is_whole.then(|| {
             let start = place + offset - TAG_BYTES;
@@ -238,7 +257,8 @@ impl Rings {
             let slice = unsafe { &mut *slice.as_ptr() };
             with_tag(slice, (status & libc::TP_STATUS_VLAN_VALID != 0).then_some(tag))
         });
-        Some(Received { bytes, status, arrived_ns })
+        let piece = header.map_or(Piece::Other, Piece::read);
+        Some(Received { bytes, status, piece, arrived_ns })
     }
 
     /// Gives the slot of [`Self::front`] back to the kernel.
@@ -253,14 +273,14 @@ impl Rings {
     /// Room for a frame of `bytes` bytes, if a slot is free.
     #[inline]
     pub(super) fn lend(&mut self, bytes: usize) -> Option<&mut [u8]> {
-        assert!(bytes <= self.shape.slot_bytes - HEADER_BYTES, "a frame of {bytes} bytes");
+        assert!(bytes <= self.shape.slot_bytes - SEND_OFFSET_BYTES, "a frame of {bytes} bytes");
         let place = self.send_place(self.send_slot);
         // SYNC: sent slot free
         let status = self.mapping.word(place + STATUS).load(Ordering::Acquire);
         if status != libc::TP_STATUS_AVAILABLE {
             return None;
         }
-        let slice = NonNull::slice_from_raw_parts(self.mapping.at(place + HEADER_BYTES, bytes), bytes);
+        let slice = NonNull::slice_from_raw_parts(self.mapping.at(place + SEND_OFFSET_BYTES, bytes), bytes);
         // SAFETY: inside of the mapping. The status, read with Acquire, says that the slot is ours until `commit`, which needs
         // `&mut self` and so ends this borrow.
         Some(unsafe { &mut *slice.as_ptr() })
@@ -275,9 +295,17 @@ impl Rings {
     /// Marks the slot that was lent as to be sent.
     #[inline]
     pub(super) fn commit(&mut self, bytes: usize) {
-        assert!((ETHERNET_BYTES..=self.shape.slot_bytes - HEADER_BYTES).contains(&bytes), "{bytes} bytes");
+        assert!(
+            (ETHERNET_BYTES..=self.shape.slot_bytes - SEND_OFFSET_BYTES).contains(&bytes),
+            "{bytes} bytes"
+        );
         let place = self.send_place(self.send_slot);
-        let length = u32::try_from(bytes).expect("checked above");
+        let linear = if bytes <= MOST_LINEAR_BYTES { u16::try_from(bytes).unwrap_or(0) } else { 0 };
+        let header: NonNull<[u8; VIRTIO_HEADER_BYTES]> =
+            self.mapping.at(place + HEADER_BYTES, VIRTIO_HEADER_BYTES).cast();
+        // SAFETY: inside of the mapping, and ours until the status below is stored, as `lend` found out; bytes need no alignment.
+        unsafe { header.write(header_of_a_frame(linear)) };
+        let length = u32::try_from(VIRTIO_HEADER_BYTES + bytes).expect("checked above");
         self.mapping.word(place + LENGTH).store(length, Ordering::Relaxed);
         // SYNC: sent slot visible
         self.mapping.word(place + STATUS).store(libc::TP_STATUS_SEND_REQUEST, Ordering::Release);
@@ -371,7 +399,7 @@ mod tests {
                 assert!(shape.mtu() >= mtu, "{mtu} with pages of {page}");
                 assert_eq!(shape.slot_bytes * SLOTS_OF_A_BLOCK % page, 0);
                 assert!(shape.slot_bytes.is_multiple_of(libc::TPACKET_ALIGNMENT));
-                assert!(shape.slot_bytes - HEADER_BYTES >= mtu + ETHERNET_BYTES + TAG_BYTES);
+                assert!(shape.slot_bytes - SEND_OFFSET_BYTES >= mtu + ETHERNET_BYTES + TAG_BYTES);
             }
         }
         assert_eq!(Shape::with_page(1_500, 4_096).slot_bytes, 1_600);
