@@ -5,7 +5,7 @@
 #
 # It exits 0 when it could measure, whatever the verdict. `ci/bench.sh` alone runs every bench that there is and rewrites
 # docs/performance.md. `ci/bench.sh --page` rewrites it from the outputs that are there, `ci/bench.sh --list` names the benches
-# with their goals.
+# with their goals. What follows the name of a bench goes to its program: of some, the number of starts.
 #
 # A bench is the program benches/src/bin/NAME.rs. It prints what a reader wants to see and, for each of its figures, a line
 # `figure: NAME VALUE`. The goals stand in ci/goals.txt and nowhere else. $MACHNET names the command that a bench may start.
@@ -72,7 +72,7 @@ run() {
     [ "$1" != crossing ] || build_iceoryx2
     [ "$1" != sdk ] || build_sdk_clients || echo "some clients cannot be built here: sdk goes without them" >&2
     [ "$1" != drivers ] || build_dpdk_plugin
-    MACHNET="$target_dir/release/machnet" "$target_dir/release/$1" </dev/null | tee "$output/$1.txt"
+    MACHNET="$target_dir/release/machnet" "$target_dir/release/$1" "${@:2}" </dev/null | tee "$output/$1.txt"
     verdicts "$1" | tee "$output/$1.verdicts"
 }
 
@@ -163,6 +163,6 @@ case "${1:-}" in
             exit 2
         fi
         build
-        run "$1"
+        run "$@"
         ;;
 esac

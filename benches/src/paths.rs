@@ -24,7 +24,7 @@ use std::time::Duration;
 /// The UDP port of all sidecars and floors.
 const UDP_PORT: u16 = 31_580;
 const WARM_UP: Duration = Duration::from_millis(50);
-const MEASURED: Duration = Duration::from_millis(150);
+const MEASURED: Duration = Duration::from_millis(120);
 /// The role of a process of a row of bare rings, or of a row whose engines have a driver between them.
 const ROW: &str = "row";
 /// The role of one of two processes with a driver between them.
@@ -232,6 +232,11 @@ impl Stage {
         Self { pair: std::sync::Arc::clone(&self.pair), is_realtime: true }
     }
 
+    /// Whether a floor comes up under SCHED_FIFO.
+    pub fn is_possible_in_realtime(floor: Floor) -> bool {
+        floor.path() != Some(Path::Memif)
+    }
+
     /// Where the processes of one host run. Those of memif need no network, but it does not harm them.
     fn place(&self, side: usize) -> Place {
         Place { is_realtime: self.is_realtime, ..self.pair.place(side) }
@@ -287,8 +292,10 @@ impl Stage {
             let arguments = [arguments.to_vec(), who].concat();
             let arguments: Vec<&str> = arguments.iter().map(String::as_str).collect();
             let place = Place { errors: Some(directory.0.join("errors")), ..self.place(side) };
-            // Two processes have a processor each; four share two as the scheduler likes.
-            let place = if role == PAIR { place.on(cpus[side % cpus.len()]) } else { place };
+            // Two processes have a processor each; four share two as the scheduler likes. Under SCHED_FIFO the threads of
+            // DPDK would not let each other have that one processor.
+            let has_own = role == PAIR && !self.is_realtime;
+            let place = if has_own { place.on(cpus[side % cpus.len()]) } else { place };
             Role::start_at(&place, role, &arguments, true)
         };
         // The first host's engine comes first: of a memif pair it is the one that makes the socket.
