@@ -122,20 +122,26 @@ fn messages_go_round_with_four_engines() {
 #[test]
 #[ignore = "run by ci/dpdk.sh, which builds the plugin"]
 fn a_sidecar_that_is_killed_and_started_again_works_again() {
+    for engines in [1, 2] {
+        is_killed_and_started_again(engines);
+    }
+}
+
+fn is_killed_and_started_again(engines: u32) {
     let folder = scratch_directory();
     std::fs::create_dir_all(&folder).unwrap();
-    // Each side once: the one that made the memif socket leaves its file behind.
-    let mut left = Host::start(&folder, "server", 1);
-    let mut right = Host::start(&folder, "client", 1);
-    for killed in ["", "client", "server"] {
+    // Each side: the one that made the memif socket leaves its file behind.
+    let mut left = Host::start(&folder, "server", engines);
+    let mut right = Host::start(&folder, "client", engines);
+    for killed in ["", "client", "server", "server", "client"] {
         match killed {
             "client" => {
                 right.kill();
-                right = Host::start(&folder, "client", 1);
+                right = Host::start(&folder, "client", engines);
             }
             "server" => {
                 left.kill();
-                left = Host::start(&folder, "server", 1);
+                left = Host::start(&folder, "server", engines);
             }
             _ => {}
         }

@@ -58,21 +58,46 @@ impl Device {
         }
     }
 
+    /// The value of an argument of a virtual device.
+    fn argument(&self, key: &str) -> Option<&str> {
+        let Self::Virtual(text) = self else { return None };
+        let mut parts = text.split(',').skip(1).filter_map(|part| part.split_once('='));
+        parts.find(|(name, _)| *name == key).map(|(_, value)| value)
+    }
+
+    /// The file of memif's socket; none: its name is no file's.
+    fn memif_file(&self) -> Option<&Path> {
+        let is_file = self.argument("socket-abstract") == Some("no");
+        self.argument("socket").filter(|_| is_file).map(Path::new)
+    }
+
+    fn is_memif_server(&self) -> bool {
+        matches!(self.argument("role"), Some("server" | "master"))
+    }
+
     /// The file of the socket that a virtual device makes, if it makes one.
     fn own_socket(&self) -> Option<&Path> {
-        let Self::Virtual(text) = self else { return None };
-        let argument = |key: &str| {
-            let parts = text.split(',').filter_map(|part| part.split_once('='));
-            parts.clone().find(|(name, _)| *name == key).map(|(_, value)| value)
-        };
         if self.name().starts_with("net_memif") {
-            let is_file = argument("role") == Some("server") && argument("socket-abstract") == Some("no");
-            argument("socket").filter(|_| is_file).map(Path::new)
+            self.memif_file().filter(|_| self.is_memif_server())
         } else if self.name().starts_with("net_vhost") {
-            argument("iface").filter(|_| argument("client") != Some("1")).map(Path::new)
+            self.argument("iface").filter(|_| self.argument("client") != Some("1")).map(Path::new)
         } else {
             None
         }
+    }
+
+    /// Whether it connects to its peer when it starts and never again: a client of memif, whose server may end and be started again.
+    pub(super) fn connects_once(&self) -> bool {
+        matches!(self, Self::Virtual(_)) && self.name().starts_with("net_memif") && !self.is_memif_server()
+    }
+
+    /// Whether the peer of a device that connects could take a connection; true where one cannot know.
+    pub(super) fn is_awaited(&self) -> bool {
+        // A socket of another kind: the peer does not even see it.
+        self.memif_file().is_none_or(|path| match UnixStream::connect(path) {
+            Ok(_) => true,
+            Err(error) => !matches!(error.kind(), io::ErrorKind::ConnectionRefused | io::ErrorKind::NotFound),
+        })
     }
 
     /// Removes the file of a socket that a program left behind that was killed: DPDK would not start on it.
@@ -519,6 +544,27 @@ mod tests {
         fake.write("memif.sock", "no socket");
         device("server").remove_dead_socket();
         assert!(path.exists(), "a file is not a socket");
+    }
+
+    #[test]
+    fn a_client_of_memif_knows_whether_its_server_listens() {
+        let fake = Fake::new("awaited");
+        let path = fake.kernel.root.join("memif.sock");
+        let device = |role: &str| {
+            Device::Virtual(format!("net_memif0{role},socket={},socket-abstract=no", path.display()))
+        };
+        for (role, connects_once) in [(",role=server", false), (",role=client", true), ("", true)] {
+            assert_eq!(device(role).connects_once(), connects_once, "{role}");
+        }
+        assert!(!Device::Virtual("net_af_packet0,iface=eth1".to_owned()).connects_once());
+        let client = device(",role=client");
+        assert!(!client.is_awaited(), "there is no such file");
+        let listener = std::os::unix::net::UnixListener::bind(&path).unwrap();
+        assert!(client.is_awaited());
+        drop(listener);
+        assert!(!client.is_awaited(), "a file that was left behind");
+        let unknown = Device::Virtual("net_memif0,role=client,socket=name".to_owned());
+        assert!(unknown.is_awaited());
     }
 
     #[test]

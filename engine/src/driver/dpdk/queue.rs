@@ -4,12 +4,16 @@ use super::plugin::RawPort;
 use super::port::PortPlan;
 use super::rings::{Rings, Sent, received};
 use super::shared::Shared;
+use crate::clock::Clock;
 use crate::driver::MacAddress;
 use crate::driver::frame::{Frame, FrameCounters, FrameDriver, LinkState, ReceivedChecksum, SentChecksum};
-use crate::proto::time::Duration;
+use crate::proto::time::{Duration, Instant};
 use std::io;
 use std::os::fd::{BorrowedFd, RawFd};
 use std::sync::Arc;
+
+/// So long a link of memif's client is left to itself: connecting takes a moment, too.
+const CONNECT_ANEW_AFTER: Duration = Duration::from_secs(1);
 
 /// So many flushes in which the ring takes nothing, and what is staged is dropped: the protocol repeats what still matters.
 const PATIENCE_FLUSHES: u32 = 4_096;
@@ -21,7 +25,7 @@ pub struct DpdkQueue {
     number: u16,
     /// Which opening of the port the rings are of.
     generation: u64,
-    /// None while the device is gone.
+    /// None while the device is gone, or opened again to connect to its peer.
     rings: Option<Rings>,
     mac: MacAddress,
     mtu: u16,
@@ -31,6 +35,13 @@ pub struct DpdkQueue {
     /// What arrives interrupts until that is taken back.
     is_waking: bool,
     link: LinkState,
+    /// Whether the port connects to its peer only when it is opened, and so has to be opened again for another peer.
+    connects_once: bool,
+    clock: Clock,
+    /// Since when such a port has had no peer, or the last try to find one.
+    alone_since: Option<Instant>,
+    /// The rings are let go of for that: the device is there, and its link is down.
+    is_connecting: bool,
     /// Flushes in a row in which nothing left.
     stuck: u32,
     counters: FrameCounters,
@@ -46,6 +57,7 @@ impl DpdkQueue {
         plan: &PortPlan,
     ) -> io::Result<Self> {
         let mut queue = Self {
+            connects_once: shared.connects_once(),
             shared,
             number,
             generation,
@@ -56,6 +68,9 @@ impl DpdkQueue {
             interrupt: None,
             is_waking: false,
             link: LinkState::Down,
+            clock: Clock::start(),
+            alone_since: None,
+            is_connecting: false,
             stuck: 0,
             counters: FrameCounters::default(),
         };
@@ -96,6 +111,32 @@ impl DpdkQueue {
         }
         self.is_waking = false;
     }
+
+    /// Nothing passes without rings, which is an error only if they will not be back by themselves.
+    fn without_rings<T>(&self, nothing: T) -> io::Result<T> {
+        if self.is_connecting { Ok(nothing) } else { Err(Self::gone()) }
+    }
+
+    /// The link is down, and nobody but us connects it again.
+    #[cold]
+    fn connect_anew(&mut self) {
+        let now = self.clock.now();
+        let is_time = now.since(*self.alone_since.get_or_insert(now)) >= CONNECT_ANEW_AFTER;
+        if !is_time || (!self.is_connecting && !self.shared.is_awaited()) {
+            return;
+        }
+        self.is_connecting = true;
+        match self.reopen() {
+            Ok(()) => {
+                tracing::info!("{}: connecting to its peer anew", self.shared.name());
+                self.is_connecting = false;
+            }
+            // The next look is soon enough: the other engines see what we see.
+            Err(error) if error.kind() == io::ErrorKind::WouldBlock => return,
+            Err(error) => tracing::debug!("{}: the peer is not back: {error}", self.shared.name()),
+        }
+        self.alone_since = Some(self.clock.now());
+    }
 }
 
 impl FrameDriver for DpdkQueue {
@@ -116,7 +157,7 @@ impl FrameDriver for DpdkQueue {
         if self.is_waking {
             self.stop_waking();
         }
-        let Self { rings: Some(rings), counters, .. } = self else { return Err(Self::gone()) };
+        let Self { rings: Some(rings), counters, .. } = self else { return self.without_rings(0) };
         let mut truncated = 0;
         let arrived = rings.receive(|bytes, flags| {
             if flags & received::IN_PIECES != 0 {
@@ -156,7 +197,7 @@ impl FrameDriver for DpdkQueue {
 
     #[inline]
     fn flush(&mut self) -> io::Result<()> {
-        let Some(rings) = &mut self.rings else { return Err(Self::gone()) };
+        let Some(rings) = &mut self.rings else { return self.without_rings(()) };
         if rings.filled() == 0 {
             return Ok(());
         }
@@ -199,8 +240,14 @@ impl FrameDriver for DpdkQueue {
     fn link(&mut self) -> LinkState {
         self.link = match &self.rings {
             Some(rings) => self.shared.link(rings.port()),
+            None if self.is_connecting => LinkState::Down,
             None => LinkState::Gone,
         };
+        if !self.connects_once || self.link != LinkState::Down {
+            self.alone_since = None;
+        } else {
+            self.connect_anew();
+        }
         if self.number == 0
             && let Some(rings) = &self.rings
         {

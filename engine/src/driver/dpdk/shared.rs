@@ -162,6 +162,16 @@ impl Shared {
         }
     }
 
+    /// Whether the port connects to its peer only when it is opened.
+    pub(super) fn connects_once(&self) -> bool {
+        self.device.connects_once()
+    }
+
+    /// Whether there may be a peer to connect to.
+    pub(super) fn is_awaited(&self) -> bool {
+        self.device.is_awaited()
+    }
+
     /// Opens the port again if `generation` is the last one and nobody uses it any more; or tells of the newer one.
     pub(super) fn reopen(&self, generation: u64) -> io::Result<(u64, Arc<RawPort>, MacAddress, PortPlan)> {
         let mut state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
