@@ -23,7 +23,7 @@ release_dir := $(or $(CARGO_TARGET_DIR),target)/release
 dpdk_dir := $(or $(CARGO_TARGET_DIR),target)/dpdk
 plugin := libmachnet_dpdk.so
 
-.PHONY: help demo build test bench doc dist container install uninstall clean need-cargo
+.PHONY: help demo build dpdk test bench doc dist container install uninstall clean need-cargo
 
 help:
 	@echo 'make demo      build, then measure two sidecars beside kernel TCP and UDP on this machine (a minute or two)'
@@ -54,6 +54,7 @@ dpdk:
 demo: $(if $(MACHNET),,need-cargo)
 ifeq ($(MACHNET),)
 	cargo build --release --locked --workspace $(not_shipped) --bin machnet
+	@if dpdk/build.sh --can >/dev/null 2>&1; then dpdk/build.sh --out $(dpdk_dir) >/dev/null; fi
 endif
 	$(or $(MACHNET),$(release_dir)/machnet) demo $(ARGS)
 

@@ -5,7 +5,7 @@
 #
 # It exits 0 when it could measure, whatever the verdict. `ci/bench.sh` alone runs every bench that there is and rewrites
 # docs/performance.md. `ci/bench.sh --page` rewrites it from the outputs that are there, `ci/bench.sh --list` names the benches
-# with their goals.
+# with their goals. What follows the name of a bench goes to its program: of some, the number of starts.
 #
 # A bench is the program benches/src/bin/NAME.rs. It prints what a reader wants to see and, for each of its figures, a line
 # `figure: NAME VALUE`. The goals stand in ci/goals.txt and nowhere else. $MACHNET names the command that a bench may start.
@@ -37,6 +37,17 @@ build_iceoryx2() {
 # The clients of the bench `sdk`, one program for each language. It says which cannot be built here, and goes without them.
 build_sdk_clients() { MACHNET_SDK_PROGRAMS="$target_dir/sdk" benches/sdk/build.sh; }
 
+# DPDK's plugin, for the bench `drivers`, which names what is missing and goes without it.
+build_dpdk_plugin() {
+    local said
+    if said="$(dpdk/build.sh --out "$target_dir/dpdk" 2>&1)"; then
+        MACHNET_DPDK_PLUGIN="$(realpath "$target_dir/dpdk/libmachnet_dpdk.so")"
+        export MACHNET_DPDK_PLUGIN
+    else
+        echo "dpdk/build.sh: $(tail -n 1 <<<"$said")" >&2
+    fi
+}
+
 # Turns the `figure:` lines of a bench's output into verdicts, in the order of the goals.
 verdicts() {
     local figure sign goal value
@@ -60,7 +71,8 @@ run() {
     echo "==== $1"
     [ "$1" != crossing ] || build_iceoryx2
     [ "$1" != sdk ] || build_sdk_clients || echo "some clients cannot be built here: sdk goes without them" >&2
-    MACHNET="$target_dir/release/machnet" "$target_dir/release/$1" </dev/null | tee "$output/$1.txt"
+    [ "$1" != drivers ] || build_dpdk_plugin
+    MACHNET="$target_dir/release/machnet" "$target_dir/release/$1" "${@:2}" </dev/null | tee "$output/$1.txt"
     verdicts "$1" | tee "$output/$1.verdicts"
 }
 
@@ -151,6 +163,6 @@ case "${1:-}" in
             exit 2
         fi
         build
-        run "$1"
+        run "$@"
         ;;
 esac

@@ -25,7 +25,7 @@ mkdir -p "$logs"
 # Always --workspace, never -p: cargo chooses the features of dependencies by what it is asked to build, so that one package
 # alone would be built a second time, with everything below it.
 
-steps=(setup scripts fmt versions clippy docs deny tests dpdk doctests c-header loom hostile sim release dist container python node go csharp conformance clean-root qemu instructions)
+steps=(setup scripts fmt versions clippy docs deny tests drivers dpdk doctests c-header loom hostile sim release dist container python node go csharp conformance clean-root qemu instructions)
 
 step_setup() { ci/setup.sh; }
 
@@ -78,6 +78,9 @@ step_dpdk() {
     reason="$(sed -n 's/^SKIPPED //p' "$logs/dpdk.out" | head -1)"
     [ -z "$reason" ] || skip "$reason"
 }
+
+# On real interfaces, in namespaces of their own.
+step_drivers() { run_and_list_skips drivers; }
 
 step_doctests() { cargo test --locked --workspace --no-fail-fast --doc; }
 
@@ -187,7 +190,7 @@ step_instructions() {
 limit_of() {
     case "$1" in
         setup | tests | sim | release | dist) echo 1500 ;;
-        clippy | docs | doctests | dpdk | loom | hostile | python | node | csharp | conformance | clean-root | qemu) echo 900 ;;
+        clippy | docs | drivers | doctests | dpdk | loom | hostile | python | node | csharp | conformance | clean-root | qemu) echo 900 ;;
         *) echo 300 ;;
     esac
 }

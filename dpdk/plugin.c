@@ -3,21 +3,25 @@
 #include "machnet_dpdk.h"
 
 #include <errno.h>
-#include <inttypes.h>
+#include <semaphore.h>
 #include <stdatomic.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <unistd.h>
 
+#include <rte_alarm.h>
 #include <rte_bus.h>
 #include <rte_dev.h>
 #include <rte_eal.h>
 #include <rte_errno.h>
 #include <rte_ethdev.h>
+#include <rte_ip.h>
 #include <rte_lcore.h>
 #include <rte_log.h>
 #include <rte_mbuf.h>
 #include <rte_mempool.h>
+#include <rte_udp.h>
 #include <rte_version.h>
 
 /* The drivers that are linked in: made by build.sh from what the archives say of themselves. */
@@ -118,6 +122,8 @@ static int start(int argc, const char *const *argv, machnet_dpdk_log log)
 	}
 	if (rte_eal_init(argc, copy) < 0)
 		return rte_errno > 0 ? -rte_errno : -EINVAL;
+	/* A folder that DPDK made and, without files that other processes share, does not use. */
+	(void)rmdir(rte_eal_get_runtime_dir());
 	return 0;
 }
 
@@ -303,7 +309,7 @@ static struct machnet_dpdk_queue *queue(struct machnet_dpdk_port *port, uint16_t
 	return number < port->queues ? &port->queue[number] : NULL;
 }
 
-static void close_port(struct machnet_dpdk_port *port, int unplug)
+static void close_now(struct machnet_dpdk_port *port, int unplug)
 {
 	struct rte_eth_dev_info of;
 	struct rte_device *device = rte_eth_dev_info_get(port->id, &of) == 0 ? of.device : NULL;
@@ -321,6 +327,40 @@ static void close_port(struct machnet_dpdk_port *port, int unplug)
 	}
 	free(port->queue);
 	free(port);
+}
+
+struct closing {
+	struct machnet_dpdk_port *port;
+	int unplug;
+	sem_t done;
+};
+
+static void close_in_turn(void *argument)
+{
+	struct closing *closing = argument;
+	close_now(closing->port, closing->unplug);
+	sem_post(&closing->done);
+}
+
+/* virtio_user's handler of interrupts may run while its device is freed (seen with 22.11: it reads the freed device). In the thread
+ * of interrupts, which alarms have, too, it cannot. */
+static void close_port(struct machnet_dpdk_port *port, int unplug)
+{
+	struct rte_eth_dev_info of;
+	int has_the_fault = rte_eth_dev_info_get(port->id, &of) == 0 && of.driver_name &&
+			    strcmp(of.driver_name, "net_virtio_user") == 0;
+	struct closing closing = { .port = port, .unplug = unplug };
+	if (!has_the_fault || sem_init(&closing.done, 0, 0) != 0) {
+		close_now(port, unplug);
+		return;
+	}
+	if (rte_eal_alarm_set(1, close_in_turn, &closing) != 0) {
+		close_now(port, unplug);
+	} else {
+		while (sem_wait(&closing.done) != 0 && errno == EINTR)
+			;
+	}
+	sem_destroy(&closing.done);
 }
 
 static int link_state(struct machnet_dpdk_port *port)
@@ -425,6 +465,7 @@ static void prepare(struct rte_mbuf *mbuf, const struct machnet_dpdk_frame *fram
 	mbuf->ol_flags = 0;
 	if (frame->flags & MACHNET_DPDK_COMPLETE_UDP) {
 		uint32_t udp_at = frame->flags >> MACHNET_DPDK_UDP_AT_SHIFT;
+		mbuf->l4_len = sizeof(struct rte_udp_hdr);
 		mbuf->l3_len = sizeof(struct rte_ipv4_hdr);
 		mbuf->l2_len = udp_at - sizeof(struct rte_ipv4_hdr);
 		mbuf->ol_flags = RTE_MBUF_F_TX_IPV4 | RTE_MBUF_F_TX_UDP_CKSUM;

@@ -6,6 +6,7 @@ use crate::chain::messages::Messages;
 use crate::chain::rings::{MEMBERS, Member, Row};
 use crate::chain::{self, Link, Trips};
 use crate::command::{Client, Server, Up};
+use crate::cpu;
 use crate::network::{ADDRESSES, INTERFACE, MACS, Pair};
 use crate::place::Place;
 use crate::rig;
@@ -14,7 +15,7 @@ use machnet_engine::config::{Config, DriverKind};
 use machnet_engine::driver::Driver;
 use machnet_engine::driver::frame::{FrameDriver, Framed};
 use machnet_engine::driver::udp::{UdpConfig, UdpDriver};
-use machnet_engine::driver::{packet, xdp};
+use machnet_engine::driver::{dpdk, packet, xdp};
 use std::io;
 use std::net::{Ipv4Addr, SocketAddr};
 use std::path::PathBuf;
@@ -23,7 +24,7 @@ use std::time::Duration;
 /// The UDP port of all sidecars and floors.
 const UDP_PORT: u16 = 31_580;
 const WARM_UP: Duration = Duration::from_millis(50);
-const MEASURED: Duration = Duration::from_millis(150);
+const MEASURED: Duration = Duration::from_millis(120);
 /// The role of a process of a row of bare rings, or of a row whose engines have a driver between them.
 const ROW: &str = "row";
 /// The role of one of two processes with a driver between them.
@@ -231,6 +232,11 @@ impl Stage {
         Self { pair: std::sync::Arc::clone(&self.pair), is_realtime: true }
     }
 
+    /// Whether a floor comes up under SCHED_FIFO.
+    pub fn is_possible_in_realtime(floor: Floor) -> bool {
+        floor.path() != Some(Path::Memif)
+    }
+
     /// Where the processes of one host run. Those of memif need no network, but it does not harm them.
     fn place(&self, side: usize) -> Place {
         Place { is_realtime: self.is_realtime, ..self.pair.place(side) }
@@ -272,6 +278,7 @@ impl Stage {
             Floor::Rings | Floor::RingsAndFrames(_) => (ROW, MEMBERS),
             Floor::Pair(..) => (PAIR, 2),
         };
+        let cpus = cpu::available();
         let start = |member: usize| {
             let side = 2 * member / members;
             let (path, level) = match floor {
@@ -281,9 +288,14 @@ impl Stage {
             };
             let arguments =
                 [window.to_string(), path.to_owned(), level.name().to_owned(), directory.memif(side)];
-            let arguments = [arguments.to_vec(), row.arguments(member)].concat();
+            let who = if role == ROW { row.arguments(member) } else { vec![side.to_string()] };
+            let arguments = [arguments.to_vec(), who].concat();
             let arguments: Vec<&str> = arguments.iter().map(String::as_str).collect();
             let place = Place { errors: Some(directory.0.join("errors")), ..self.place(side) };
+            // Two processes have a processor each; four share two as the scheduler likes. Under SCHED_FIFO the threads of
+            // DPDK would not let each other have that one processor.
+            let has_own = role == PAIR && !self.is_realtime;
+            let place = if has_own { place.on(cpus[side % cpus.len()]) } else { place };
             Role::start_at(&place, role, &arguments, true)
         };
         // The first host's engine comes first: of a memif pair it is the one that makes the socket.
@@ -312,19 +324,20 @@ fn explain(directory: &Scratch, error: io::Error) -> io::Error {
 
 /// The part of a child that [`Stage::floor`] started.
 pub fn act(role: &str, arguments: &[String]) -> io::Result<()> {
-    let [window, path, level, device, row @ ..] = arguments else {
+    let [window, path, level, device, who @ ..] = arguments else {
         return Err(io::Error::other(format!("there is no role {role} with so few arguments")));
     };
-    let member = Member::open(row)?;
     let window: usize = window.parse().map_err(io::Error::other)?;
     let path = Path::named(path);
     match role {
-        ROW => act_in_row(path, device, &member, window),
+        ROW => act_in_row(path, device, &Member::open(who)?, window),
         PAIR => {
             let path = path.ok_or_else(|| io::Error::other("a pair has a path"))?;
             let level = Level::ALL.into_iter().find(|one| one.name() == level);
             let level = level.ok_or_else(|| io::Error::other("a pair has a level"))?;
-            act_in_pair(path, device, level, member.number(), window)
+            let side = who.first().and_then(|side| side.parse().ok()).filter(|&side: &usize| side < 2);
+            let side = side.ok_or_else(|| io::Error::other("a pair has two sides, 0 and 1"))?;
+            act_in_pair(path, device, level, side, window)
         }
         _ => Err(io::Error::other(format!("there is no role {role}"))),
     }
@@ -429,6 +442,8 @@ fn config(path: Path, device: &str, side: usize) -> Config {
         udp_port: UDP_PORT,
         interface,
         vdev: (path == Path::Memif).then(|| device.to_owned()),
+        // As `machnet up` has it from its environment.
+        dpdk_plugin: std::env::var_os("MACHNET_DPDK_PLUGIN").map(PathBuf::from),
         ..Config::default()
     }
 }
@@ -438,6 +453,7 @@ fn with_frames(path: Path, device: &str, side: usize, what: impl WithFrames) -> 
     match path {
         Path::Packet => what.run(first(packet::open(&config).map_err(io::Error::other)?)?, side),
         Path::Xdp => what.run(first(xdp::open(&config).map_err(io::Error::other)?)?, side),
-        _ => Err(io::Error::other(format!("{} has no bare frames", path.name()))),
+        Path::Memif => what.run(first(dpdk::open(&config).map_err(io::Error::other)?)?, side),
+        Path::Udp | Path::Kernel(_) => Err(io::Error::other(format!("{} has no bare frames", path.name()))),
     }
 }

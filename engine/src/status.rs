@@ -34,6 +34,9 @@ pub struct EngineStatus {
     /// The processor that it was put on, if it was.
     #[serde(default)]
     pub cpu: Option<u32>,
+    /// Its network path: up, down or gone.
+    #[serde(default)]
+    pub path: String,
     /// Counters of the engine, the protocol and the driver, by name.
     pub counters: BTreeMap<String, u64>,
     /// Its channels.

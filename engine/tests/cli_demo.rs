@@ -32,6 +32,11 @@ fn demo_in_the_middle() -> (Running, Vec<u32>) {
     (demo, family)
 }
 
+/// Rows of drivers, which need rights or a library.
+fn is_wired(row: &Value) -> bool {
+    ["machnet packet", "machnet xdp", "machnet dpdk, memif"].iter().any(|path| row["path"] == *path)
+}
+
 #[test]
 fn the_quick_demo_measures_every_path_and_compares_it() {
     let demo = Running::start(&["demo", "--quick", "--json"]);
@@ -81,7 +86,8 @@ fn the_demo_runs_with_four_engines_on_both_ends() {
     let results: Value = serde_json::from_str(&out).unwrap();
     assert_eq!(results["engines"], 4);
     for row in results["rows"].as_array().unwrap() {
-        let of_machnet = row["path"].as_str().unwrap().starts_with("machnet");
+        let of_machnet = row["path"].as_str().unwrap().starts_with("machnet")
+            && !(is_wired(row) && row["not_measured"].is_string());
         assert!(!of_machnet || row["messages_per_second"].as_f64().unwrap() > 0.0, "{row}");
     }
 }

@@ -105,12 +105,16 @@ fn every_setting_has_its_row_with_its_default() {
 
 #[test]
 fn every_counter_that_is_named_exists() {
+    use machnet_engine::driver::DriverCounters;
+
     let page = page("operations.md");
     let handed_over = machnet_engine::neighbours::HandOver::default();
     let labels: Vec<&str> = machnet_engine::counters::Counter::ALL
         .iter()
         .map(|counter| counter.label())
         .chain(handed_over.iter().map(|(label, _)| label))
+        .chain(DriverCounters::default().iter().map(|(label, _)| label))
+        .chain(["interface_"])
         .collect();
     for (names, _) in rows(part(&page, "Watching")) {
         for name in names.split('`').filter(|name| name.len() > 2) {

@@ -13,8 +13,9 @@ use machnet_client::shm::Geometry;
 use machnet_engine::driver::frame::wire::{Plug, Wire, WireQueue};
 use machnet_engine::driver::frame::{Framed, Setup};
 use machnet_engine::driver::{Driver, DriverCounters, MacAddress, PathState};
-use machnet_engine::proto::PortRange;
+use machnet_engine::mailbox::Command;
 use machnet_engine::proto::time::Duration;
+use machnet_engine::proto::{PortRange, Reason};
 use std::net::Ipv4Addr;
 use world::{UDP_PORT, World, at, ip};
 
@@ -251,12 +252,19 @@ fn flows_end_with_a_reason_when_the_interface_is_gone_and_new_ones_work_when_it_
     ];
     assert_eq!(told, expected);
 
+    assert_eq!(other.all(), [Told::ListenerEnded { listener: 9, reason: gone }]);
+
     // While it is gone, a connect fails at once, and applications of one host go on talking.
     pair.client.connect(6, at(1, 7));
     pair.client.send(local, b"here");
     pair.world.run(100);
     assert_eq!(pair.client.all(), [Told::ConnectFailed { request: 6, reason: gone }]);
     assert_eq!(other.next(), Some(Told::Message { flow: local_accepted, bytes: b"here".to_vec() }));
+
+    // Who listened can listen again, and is there for applications of this host even now.
+    pair.world.listen(0, 3, 10, 4);
+    pair.world.run(10);
+    pair.world.connect(&mut pair.client, 0, 10, &mut other);
 
     pair.wire.make_again(0, mac(0x55));
     pair.world.run_slowly(1_000, MILLISECOND);
@@ -266,4 +274,99 @@ fn flows_end_with_a_reason_when_the_interface_is_gone_and_new_ones_work_when_it_
     pair.client.connect(7, at(1, 7));
     pair.world.run_slowly(1_000, MILLISECOND);
     assert!(matches!(pair.client.next(), Some(Told::Connected { request: 7, .. })), "{:?}", pair.counters(0));
+    // And the listener of before is there for other hosts.
+    let mut stranger = pair.world.attach(1, 4, Geometry::SMALL);
+    stranger.connect(8, at(0, 10));
+    pair.world.run_slowly(1_000, MILLISECOND);
+    assert!(matches!(stranger.next(), Some(Told::Connected { request: 8, .. })));
+}
+
+#[test]
+fn an_application_that_knows_no_end_of_listeners_goes_on_listening() {
+    let mut pair = Pair::new(1_500, |_| {});
+    let (mut old, tenant) = FakeApp::of_version(2, 3, Geometry::SMALL);
+    pair.world.engines[1].commands.send(Command::Attach(tenant));
+    pair.world.listen(1, 3, 9, 4);
+    pair.world.run(10);
+    pair.wire.remove(1);
+    pair.world.run_slowly(100, MILLISECOND);
+    pair.wire.make_again(1, mac(0x55));
+    pair.world.run_slowly(1_000, MILLISECOND);
+    assert_eq!(old.all(), []);
+    assert!(matches!(pair.server.next(), Some(Told::ListenerEnded { listener: 7, .. })));
+    pair.client.connect(1, at(1, 9));
+    pair.client.connect(2, at(1, 7));
+    pair.world.run_slowly(1_000, MILLISECOND);
+    let mut told = pair.client.all();
+    told.sort_by_key(|told| format!("{told:?}"));
+    assert_eq!(told[0], Told::ConnectFailed { request: 2, reason: Reason::Refused as u16 });
+    assert!(matches!(told[1], Told::Connected { request: 1, .. }), "{told:?}");
+}
+
+/// Two hosts of several engines each, a client and a server at these engines of theirs.
+fn fleet(queues: usize, client_at: usize, server_at: usize, seed: u64) -> Pair {
+    let plug = |number| Plug { mac: mac(number), mtu: 1_500, queues, completes_checksums: false };
+    let (wire, all) = Wire::open(&[plug(0), plug(1)], seed);
+    let hosts = (0..).zip(all).map(|(index, queues)| Framed::group(&setup(index), queues));
+    let mut world = World::of_hosts(hosts.collect());
+    let client = world.attach(client_at, 1, Geometry::SMALL);
+    let server = world.attach(queues + server_at, 2, Geometry::SMALL);
+    for engine in 0..queues {
+        if engine == server_at {
+            world.listen(queues + engine, 2, 7, 4);
+        } else {
+            let engine_of = u8::try_from(server_at).unwrap();
+            let elsewhere = Command::ListenElsewhere { channel: 2, port: 7, engine: engine_of, listener: 7 };
+            world.engines[queues + engine].commands.send(elsewhere);
+        }
+    }
+    world.run(10);
+    Pair { wire, world, client, server }
+}
+
+#[test]
+fn engines_of_several_queues_find_each_other_whatever_queue_an_answer_lands_at() {
+    for seed in 0..30 {
+        let queues = [2, 4][usize::from(seed % 2 == 1)];
+        let seed_at = usize::try_from(seed).unwrap();
+        let (client_at, server_at) = (seed_at % queues, seed_at / 4 % queues);
+        let mut pair = fleet(queues, client_at, server_at, seed);
+        pair.client.connect(1, at(1, 7));
+        pair.world.run(2_000);
+        let Some(Told::Connected { flow, .. }) = pair.client.next() else {
+            panic!("seed {seed}: not connected")
+        };
+        pair.client.send(flow, b"first");
+        pair.world.run(1_000);
+        let Some(Told::Accepted { flow: accepted, .. }) = pair.server.next() else { panic!("seed {seed}") };
+        assert_eq!(pair.server.next(), Some(Told::Message { flow: accepted, bytes: b"first".to_vec() }));
+        pair.server.accept(accepted);
+        pair.server.give_back(accepted, 1);
+        for number in 0..100 {
+            pair.send(flow, accepted, number);
+        }
+        let handed_over = |world: &Framework| -> u64 {
+            world.engines.iter().map(|engine| engine.worker.handed_over()).sum()
+        };
+        let before = handed_over(&pair.world);
+        for number in 0..50 {
+            pair.send(flow, accepted, number);
+        }
+        assert_eq!(handed_over(&pair.world), before, "seed {seed}: what was found is used");
+
+        // One interface vanishes with all its queues and comes back with all of them.
+        pair.wire.remove(0);
+        pair.world.run_slowly(100, MILLISECOND);
+        let gone = ResetReason::InterfaceGone.code();
+        assert_eq!(pair.client.all(), [Told::Reset { flow, reason: gone, unacknowledged: 0 }], "seed {seed}");
+        pair.client.release(flow);
+        pair.wire.make_again(0, mac(0x55));
+        pair.world.run_slowly(600, MILLISECOND);
+        let is_up =
+            |engine: &world::Engine<Framed<WireQueue>>| engine.worker.driver().state() == PathState::Up;
+        assert!(pair.world.engines.iter().all(is_up), "seed {seed}");
+        pair.client.connect(2, at(1, 7));
+        pair.world.run_slowly(2_000, Duration::from_micros(100));
+        assert!(matches!(pair.client.next(), Some(Told::Connected { request: 2, .. })), "seed {seed}");
+    }
 }

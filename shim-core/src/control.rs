@@ -12,10 +12,14 @@ use crate::shm::Geometry;
 use crate::stats::FlowStats;
 use std::net::{IpAddr, Ipv6Addr, SocketAddr};
 
-/// Version of these messages. Version 2 added `FlowStats`; both use version 1 of the shared layout.
-pub const VERSION: u32 = 2;
+/// Version of these messages. Version 2 added `FlowStats`, version 3 that the engine may end a listener; all use version 1 of the
+/// shared layout.
+pub const VERSION: u32 = 3;
 /// The first version with `FlowStats`. An older sidecar must not be asked: it would end the connection.
 pub const FLOW_STATS_VERSION: u32 = 2;
+/// The first version in which the engine may end a listener
+/// ([`LISTENER_ENDED`](crate::shm::layout::receive_kind::LISTENER_ENDED)). An older application would take the slot for a fault.
+pub const LISTENER_END_VERSION: u32 = 3;
 /// Oldest version that this code still speaks.
 pub const OLDEST_VERSION: u32 = 1;
 /// Most bytes of one record.

@@ -5,6 +5,7 @@ mod fake;
 
 use fake::{ECHO, HOLD, SILENT, Sidecar};
 use machnet_client::shm::layout::receive_kind;
+use machnet_client::shm::ring::SlotHead;
 use machnet_client::{
     AttachOptions, Attachment, DoorbellKind, Error, Geometry, ResetReason, WaitPolicy, socket,
 };
@@ -552,4 +553,42 @@ fn an_event_loop_learns_of_connects_flows_and_buffers() {
         assert!(hoarder.try_recv().unwrap().is_none());
         assert!(readable(descriptor, LONG));
     }
+}
+
+#[test]
+fn a_listener_that_the_sidecar_ends_says_why_to_who_waits_and_to_who_asks() {
+    let sidecar = Sidecar::start();
+    let attachment = attach(&sidecar);
+    let any = attachment.listen_channel_mode("0.0.0.0:0", 16).unwrap();
+    let listener = attachment.listen("0.0.0.0:0", 0).unwrap();
+    let is_gone = |error: &Error| {
+        let text = "the sidecar refused to listen: the sidecar's network interface is gone; listen again when it is back";
+        matches!(error, Error::ListenRefused { .. }) && error.to_string() == text
+    };
+    std::thread::scope(|scope| {
+        let accepts = scope.spawn(|| listener.accept_timeout(LONG).map(drop).unwrap_err());
+        let receives = scope.spawn(|| attachment.recv_any(Some(LONG)).map(drop).unwrap_err());
+        let reason = ResetReason::InterfaceGone.code();
+        sidecar.with(move |engine| {
+            let numbers: Vec<u32> = engine.listeners.iter().map(|listener| listener.0).collect();
+            for number in numbers {
+                let head = SlotHead { kind: receive_kind::LISTENER_ENDED, count: 0, length: reason };
+                engine.slot(head, 0, number, &[]);
+            }
+            // One that nobody knows any more harms nobody.
+            engine.slot(
+                SlotHead { kind: receive_kind::LISTENER_ENDED, count: 0, length: reason },
+                0,
+                77,
+                &[],
+            );
+        });
+        assert!(is_gone(&accepts.join().unwrap()));
+        assert!(is_gone(&receives.join().unwrap()));
+    });
+    assert!(is_gone(&listener.try_accept().map(drop).unwrap_err()), "and whenever it is asked again");
+    assert!(matches!(attachment.try_recv_any(), Ok(None)), "which is told once");
+    drop((listener, any));
+    sidecar.until("the listeners are gone", |engine| engine.listeners.is_empty());
+    attachment.listen("0.0.0.0:0", 0).unwrap();
 }

@@ -34,6 +34,10 @@ impl<D: Driver> Link for Datagrams<D> {
                 count += 1;
             }
         })?;
+        // The driver may have had to say something of its own, such as where this host is.
+        if self.driver.is_transmit_pending() {
+            self.driver.flush()?;
+        }
         Ok(count)
     }
 

@@ -79,6 +79,9 @@ impl<F: FrameDriver> Link for Frames<F> {
                 count += 1;
             }
         })?;
+        if self.driver.is_transmit_pending() {
+            self.driver.flush()?;
+        }
         Ok(count)
     }
 

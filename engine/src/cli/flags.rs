@@ -4,7 +4,7 @@ use super::{Outcome, sys};
 use clap::Args;
 use machnet_engine::config::{Config, ConfigError, Effective, Sources};
 use std::net::IpAddr;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 /// The settings as flags. Their values are checked with those of file and environment, so the messages are the same.
 #[derive(Clone, Debug, Default, Args)]
@@ -162,6 +162,11 @@ impl ConfigFlags {
             ("log_format", &self.log_format),
         ];
         all.into_iter().filter_map(|(name, value)| value.clone().map(|value| (name, value))).collect()
+    }
+
+    /// The plugin library that was named as a flag.
+    pub(crate) fn dpdk_plugin(&self) -> Option<&Path> {
+        self.dpdk_plugin.as_deref().map(Path::new)
     }
 
     /// The settings in effect: these flags, the environment, the file, the defaults.

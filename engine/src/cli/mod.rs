@@ -4,6 +4,7 @@ mod bench;
 mod clock;
 mod config;
 mod demo;
+mod drivers;
 mod echo;
 mod flags;
 mod notify;

@@ -128,10 +128,15 @@ fn render(status: &Status, with_flows: bool, with_counters: bool) -> String {
 fn render_engine(engine: &EngineStatus) -> String {
     let flows: usize = engine.channels.iter().map(|channel| channel.flows.len()).sum();
     let mut out = format!(
-        "\nengine {}: idle policy {}{}, applications {}, connections {flows}\n",
+        "\nengine {}: idle policy {}{}{}, applications {}, connections {flows}\n",
         engine.id,
         engine.idle,
         engine.cpu.map_or_else(String::new, |cpu| format!(", on processor {cpu}")),
+        match engine.path.as_str() {
+            // An older sidecar does not say.
+            "" | "up" => String::new(),
+            path => format!(", network interface {path}"),
+        },
         engine.channels.len()
     );
     out.push_str(&hand_overs(engine));
@@ -312,6 +317,14 @@ mod tests {
         assert_eq!(text.matches("14720").count(), 1, "{text}");
         assert_eq!(text.matches("77").count(), 2, "{text}");
         assert!(!render(&status, false, false).contains("14720"));
+    }
+
+    #[test]
+    fn an_interface_that_is_not_up_is_named() {
+        let of =
+            |path: &str| render_engine(&EngineStatus { path: path.to_owned(), ..EngineStatus::default() });
+        assert!(of("gone").contains("network interface gone"), "{}", of("gone"));
+        assert!(!of("up").contains("interface") && !of("").contains("interface"));
     }
 
     #[test]

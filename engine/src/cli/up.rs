@@ -3,7 +3,7 @@
 use super::flags::ConfigFlags;
 use super::notify::notify;
 use super::sys::Signals;
-use super::{Exit, Failure, Outcome, complain, echo, say};
+use super::{Exit, Failure, Outcome, complain, drivers, echo, say};
 use clap::Args;
 use machnet_engine::config::{Config, LogFormat, source_ports};
 use machnet_engine::sidecar::{Sidecar, StartError};
@@ -19,6 +19,9 @@ Examples:
   machnet up                          this host has one address
   machnet up --address 10.0.0.5       this host has several
   machnet up --engines 4 --pin        four engines, each on a processor of its own
+  machnet up --driver packet --interface eth1
+                                      frames past the kernel's network stack (CAP_NET_RAW)
+  machnet up --list-drivers           the ways to the network, and what each needs
   machnet up --config machnet.toml    settings from a file
 
 Ctrl-C or SIGTERM closes all connections in order; a second one ends at once.";
@@ -29,9 +32,16 @@ Ctrl-C or SIGTERM closes all connections in order; a second one ends at once.";
 pub(crate) struct Arguments {
     #[command(flatten)]
     flags: ConfigFlags,
+    /// Name the drivers of this program, what each needs and whether it is there, and start nothing
+    #[arg(long)]
+    list_drivers: bool,
 }
 
 pub(crate) fn run(arguments: &Arguments) -> Outcome {
+    if arguments.list_drivers {
+        drivers::list(arguments.flags.dpdk_plugin());
+        return Ok(());
+    }
     let effective = arguments.flags.resolve()?;
     let config = &effective.config;
     start_log(config);
@@ -79,9 +89,7 @@ fn announce(config: &Config, sidecar: &Sidecar) {
     } else if config.ping_port.is_some() {
         say(format_args!("try next: machnet ping {} --socket {}", address.ip(), sidecar.socket().display()));
     }
-    tracing::info!(
-        "driver udp: messages still go through the kernel's network stack; it needs no rights and no special hardware"
-    );
+    tracing::info!("driver {}: {}", config.driver.name(), drivers::about(config.driver));
 }
 
 /// The ports that a firewall has to know.

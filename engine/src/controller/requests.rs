@@ -113,7 +113,7 @@ impl Controller {
         let deadline = self.clock.now() + HANDSHAKE_TIMEOUT;
         let Some(connection) = self.connection(place) else { return Ok(()) };
         let (pid, uid, _) = connection.socket.peer().map_err(internal)?;
-        let identity = Identity { channel, pid, uid, name: shortened(name) };
+        let identity = Identity { channel, pid, uid, name: shortened(name), version };
         let (pending, given) = PendingAttach::make(geometry, doorbell, identity, engine).map_err(internal)?;
         let welcome =
             Reply::Welcome { version, channel, engine, pid: std::process::id(), local: own, geometry };

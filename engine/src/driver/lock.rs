@@ -12,6 +12,7 @@
 use std::io;
 use std::net::SocketAddr;
 use std::os::fd::AsFd;
+use std::time::Duration;
 
 use socket2::{Domain, SockAddr, Socket, Type};
 
@@ -45,15 +46,24 @@ pub struct AddressLock {
 impl AddressLock {
     /// Takes the lock of `address`, whose port must be the real one, not 0.
     pub fn acquire(address: SocketAddr) -> Result<Self, LockError> {
+        Self::acquire_patiently(address, 1, Duration::ZERO)
+    }
+
+    /// The same, trying so often and pausing in between: a sidecar that was killed may take a moment to be gone.
+    pub fn acquire_patiently(address: SocketAddr, attempts: u32, pause: Duration) -> Result<Self, LockError> {
         assert!(address.port() != 0, "port 0 stands for any port; a lock needs the one that was given");
         let name = lock_name(address)?;
         let socket = Socket::new(Domain::UNIX, Type::STREAM, None)?;
-        match socket.bind(&name) {
-            Ok(()) => {}
-            Err(error) if error.kind() == io::ErrorKind::AddrInUse => {
-                return Err(LockError::Held { process: holder(&name).ok().flatten() });
+        for attempt in 1.. {
+            match socket.bind(&name) {
+                Ok(()) => break,
+                Err(error) if error.kind() != io::ErrorKind::AddrInUse => return Err(error.into()),
+                // Asked once, at the end: nobody takes the question off the holder's backlog.
+                Err(_) if attempt >= attempts => {
+                    return Err(LockError::Held { process: holder(&name).ok().flatten() });
+                }
+                Err(_) => std::thread::sleep(pause),
             }
-            Err(error) => return Err(error.into()),
         }
         // Listening lets the one that comes second ask the kernel for our process number.
         socket.listen(LISTEN_BACKLOG)?;

@@ -22,6 +22,7 @@ pub use self::mac::MacAddress;
 pub use self::route::{Route, RouteError, address_with_prefix, is_host, network_of};
 use crate::proto::PortRange;
 use crate::proto::time::{Duration, Instant};
+use std::fmt;
 use std::io;
 use std::net::SocketAddr;
 use std::os::fd::BorrowedFd;
@@ -193,6 +194,11 @@ pub trait Driver: Send {
     /// engine sleeps only after a `receive` that returned 0.
     fn wait_fd(&self) -> Option<BorrowedFd<'_>>;
 
+    /// Whether to receive costs a system call, even if nothing came: then an engine that has other work asks less often.
+    fn receives_by_call(&self) -> bool {
+        self.wait_fd().is_some()
+    }
+
     /// The engine is about to sleep on [`Self::wait_fd`]. `false`: something came meanwhile, or the path cannot wake anybody now, so it
     /// must not sleep for long.
     fn prepare_sleep(&mut self) -> bool {
@@ -229,4 +235,14 @@ pub enum PathState {
     Down,
     /// The interface does not exist any more: flows and listeners end. It may come back.
     Gone,
+}
+
+impl fmt::Display for PathState {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Up => "up",
+            Self::Down => "down",
+            Self::Gone => "gone",
+        })
+    }
 }

@@ -9,18 +9,20 @@
 mod filter;
 mod open;
 mod ring;
+mod run;
 
 pub(super) use self::open::routes;
-pub use self::open::{OpenError, PacketConfig, PacketGroup, open};
+pub use self::open::{OpenError, PacketConfig, PacketGroup, check_right, open};
 
 use std::ffi::CString;
-use std::io;
+use std::io::{self, Read};
 use std::os::fd::{AsFd, BorrowedFd};
 use std::sync::{Arc, Mutex};
 
 use socket2::Socket;
 
-use self::ring::{Rings, Shape};
+use self::ring::{Received, Rings, Shape};
+use self::run::{Piece, Run, VIRTIO_HEADER_BYTES};
 use super::frame::{Frame, FrameCounters, FrameDriver, LinkState, ReceivedChecksum, SentChecksum};
 use super::lock::AddressLock;
 use super::{MacAddress, RECEIVE_BURST, sys};
@@ -58,6 +60,8 @@ pub struct PacketQueue {
     cycle_ns: u64,
     /// The engine slept, and nothing was received since.
     slept_in_vain: bool,
+    /// A run of datagrams that is being handed over.
+    run: Run,
     counters: FrameCounters,
     /// Frames that the kernel's filter let through.
     passed_filter: u64,
@@ -88,6 +92,48 @@ impl PacketQueue {
     }
 }
 
+impl PacketQueue {
+    /// Hands over what is at the front of the ring and is not one frame that fits, up to a burst of it.
+    #[cold]
+    fn receive_run(&mut self, each: &mut impl FnMut(&Frame<'_>)) -> usize {
+        if self.run.is_empty() && !self.begin_run() {
+            self.counters.dropped_truncated += 1;
+            self.rings.release();
+            return 0;
+        }
+        let mut handed = 0;
+        while handed < RECEIVE_BURST
+            && let Some(bytes) = self.run.next()
+        {
+            each(&Frame { bytes, checksum: ReceivedChecksum::Good, waited: Duration::ZERO });
+            handed += 1;
+        }
+        if self.run.is_empty() {
+            self.rings.release();
+        }
+        handed
+    }
+
+    /// Takes the run at the front of the ring over, from the slot or, if it does not fit one, from the socket. `false`: it is none.
+    fn begin_run(&mut self) -> bool {
+        let Some(Received { bytes, status, piece, .. }) = self.rings.front() else { return false };
+        if let (Some(bytes), Piece::Run(segment_bytes)) = (bytes, piece) {
+            return self.run.fill(bytes, segment_bytes);
+        }
+        if status & libc::TP_STATUS_COPY == 0 {
+            return false;
+        }
+        // It waits at the socket, whether it is a run or not.
+        let Ok(bytes) = (&self.socket).read(self.run.room()) else { return false };
+        match self.run.piece_in_room() {
+            Piece::Run(segment_bytes) => {
+                self.run.begin(bytes.saturating_sub(VIRTIO_HEADER_BYTES), segment_bytes)
+            }
+            _ => false,
+        }
+    }
+}
+
 /// How long a frame lay in the ring. The wall clock may be set meanwhile: then nothing is known.
 fn waited(now_ns: u64, arrived_ns: u64) -> Duration {
     let waited = Duration::from_nanos(now_ns.saturating_sub(arrived_ns));
@@ -110,23 +156,26 @@ impl FrameDriver for PacketQueue {
 
     #[inline]
     fn receive(&mut self, mut each: impl FnMut(&Frame<'_>)) -> io::Result<usize> {
-        let (mut taken, mut handed) = (0, 0);
-        while taken < RECEIVE_BURST {
-            let Some(received) = self.rings.front() else { break };
-            taken += 1;
-            match received.bytes {
-                Some(bytes) => {
-                    let checksum = Self::checksum(received.status);
-                    let waited = waited(self.cycle_ns, received.arrived_ns);
-                    each(&Frame { bytes, checksum, waited });
+        let mut handed = 0;
+        for _ in 0..RECEIVE_BURST {
+            let Some(Received { bytes, status, piece, arrived_ns }) = self.rings.front() else { break };
+            self.slept_in_vain = false;
+            match (bytes, piece) {
+                (Some(bytes), Piece::Whole) => {
+                    let waited = waited(self.cycle_ns, arrived_ns);
+                    each(&Frame { bytes, checksum: Self::checksum(status), waited });
                     handed += 1;
+                    self.rings.release();
                 }
-                None => self.counters.dropped_truncated += 1,
+                // What is left of a run is for the next call.
+                _ if handed > 0 => break,
+                _ => {
+                    handed = self.receive_run(&mut each);
+                    break;
+                }
             }
-            self.rings.release();
         }
         self.counters.received += handed as u64;
-        self.slept_in_vain &= taken == 0;
         Ok(handed)
     }
 
@@ -209,6 +258,8 @@ impl FrameDriver for PacketQueue {
         ring::replace(self.socket.as_fd(), socket.as_fd())?;
         self.count_statistics();
         (self.rings, self.index) = (rings, index);
+        // Its slot was one of the old ring.
+        self.run.clear();
         self.mac = MacAddress(now.mac);
         self.mtu = usize::try_from(now.mtu).unwrap_or(usize::MAX).min(self.group.shape.mtu());
         Ok(())
@@ -219,7 +270,7 @@ impl FrameDriver for PacketQueue {
     }
 
     fn statistics(&self, each: &mut dyn FnMut(&str, u64)) {
-        each("packet_passed_filter", self.passed_filter);
-        each("packet_ring_full", self.counters.missed);
+        each("passed_filter", self.passed_filter);
+        each("ring_full", self.counters.missed);
     }
 }

@@ -56,6 +56,11 @@ impl Host {
         }
     }
 
+    /// Every listener of this engine, with its tenant.
+    pub(crate) fn all_listeners(&self) -> Vec<(u32, u32)> {
+        self.listeners.values().flatten().map(|listener| (listener.tenant, listener.id)).collect()
+    }
+
     /// Ports on which a tenant listens.
     pub fn ports_of(&self, tenant: u32) -> Vec<u16> {
         let listens = |list: &Vec<Listener>| list.iter().any(|listener| listener.tenant == tenant);

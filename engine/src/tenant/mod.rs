@@ -45,6 +45,8 @@ pub struct Identity {
     pub uid: u32,
     /// The program's own name for itself: text from outside.
     pub name: String,
+    /// The version of the control messages that was agreed on.
+    pub version: u32,
 }
 
 /// The engine's ends of a channel's doorbells.

@@ -4,6 +4,7 @@ use super::Tenant;
 use super::flows::{FlowSlot, Link};
 use super::send::{Outgoing, halves};
 use super::store::{Content, Received};
+use machnet_client::control::LISTENER_END_VERSION;
 use machnet_client::shm::bell::REASON_RECEIVE;
 use machnet_client::shm::layout::{INLINE_BYTES, SLOT_WORDS, receive_done_kind, receive_kind};
 use machnet_client::shm::ledger::{Extents, may_take};
@@ -327,6 +328,16 @@ impl Tenant {
     /// A connect failed before there was a flow.
     pub fn refuse_connect(&mut self, request: u32, reason: u16) {
         self.tell(SlotHead { kind: receive_kind::CONNECT_FAILED, count: 0, length: reason }, 0, request, &[]);
+    }
+
+    /// A listener has ended. `false`: the application would not understand, and goes on listening.
+    pub fn end_listener(&mut self, listener: u32, reason: u16) -> bool {
+        let understands = self.identity().version >= LISTENER_END_VERSION;
+        if understands {
+            let head = SlotHead { kind: receive_kind::LISTENER_ENDED, count: 0, length: reason };
+            self.tell(head, 0, listener, &[]);
+        }
+        understands
     }
 
     /// Name of a flow on the rings.

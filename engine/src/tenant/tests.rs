@@ -81,7 +81,13 @@ impl World {
         let view = Mapping::read_only(&engine, g.engine_bytes()).unwrap();
         let (rings_us, we_ring) = socket::pipe().unwrap();
         let (we_read, they_ring) = socket::pipe().unwrap();
-        let identity = Identity { channel: 1, pid: 1, uid: 1, name: String::new() };
+        let identity = Identity {
+            channel: 1,
+            pid: 1,
+            uid: 1,
+            name: String::new(),
+            version: machnet_client::control::VERSION,
+        };
         let bells = Bells { application: we_ring, engine: Some(we_read) };
         Self {
             tenant: Tenant::new(identity, g, theirs, ours, bells),

@@ -16,6 +16,7 @@ impl<D: Driver> Worker<D> {
         let before = std::mem::replace(&mut self.path, self.driver.state());
         if self.path == PathState::Gone {
             self.end_remote_flows(now);
+            self.end_listeners(now);
         } else if before == PathState::Gone
             && let Err(error) = rest::watch_again(&self.epoll, &self.driver)
         {
@@ -35,6 +36,18 @@ impl<D: Driver> Worker<D> {
             // Nothing reaches the peer; it learns of it by its own timers, or when it hears from us again.
             self.endpoint.reset(now, id, Reason::Aborted, &mut self.host);
             self.tell_reset(index, slot, INTERFACE_GONE);
+        }
+    }
+
+    /// Applications listen again when they see fit; flows of this host that were not accepted yet are refused.
+    fn end_listeners(&mut self, now: Instant) {
+        for (index, listener) in self.host.all_listeners() {
+            let seat = self.host.at(index);
+            if seat.fault.is_none() && seat.tenant.end_listener(listener, INTERFACE_GONE) {
+                self.unlisten(now, listener);
+                self.host.touch(index);
+                self.host.wake(index);
+            }
         }
     }
 }

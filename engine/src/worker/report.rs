@@ -21,6 +21,7 @@ impl<D: Driver> Worker<D> {
             id: self.settings.id,
             idle: self.settings.idle.to_owned(),
             cpu: self.cpu,
+            path: self.path.to_string(),
             counters: self.all_counters(),
             channels: self.host.seats().map(channel).collect(),
             learned: self.endpoint.learned().map(learned_status).collect(),

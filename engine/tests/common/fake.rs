@@ -26,6 +26,7 @@ pub enum Told {
     Closed { flow: u32, unacknowledged: u32 },
     Reset { flow: u32, reason: u16, unacknowledged: u32 },
     Finished { flow: u32 },
+    ListenerEnded { listener: u32, reason: u16 },
 }
 
 pub struct FakeApp {
@@ -47,13 +48,18 @@ pub struct FakeApp {
 impl FakeApp {
     /// A channel: the application's end, and the engine's.
     pub fn new(channel: u64, geometry: Geometry) -> (Self, Box<Tenant>) {
+        Self::of_version(machnet_client::control::VERSION, channel, geometry)
+    }
+
+    /// A channel of an application that speaks this version of the control messages.
+    pub fn of_version(version: u32, channel: u64, geometry: Geometry) -> (Self, Box<Tenant>) {
         let application = region::create(c"test-application", geometry.application_bytes()).expect("memfd");
         let engine = region::create(c"test-engine", geometry.engine_bytes()).expect("memfd");
         let map = |region: &OwnedFd, length| Mapping::writable(region, length).expect("maps");
         let read = |region: &OwnedFd, length| Mapping::read_only(region, length).expect("maps");
         let (reads, we_write) = socket::pipe().expect("a pipe");
         let (we_read, writes) = socket::pipe().expect("a pipe");
-        let identity = Identity { channel, pid: 1, uid: 0, name: format!("app{channel}") };
+        let identity = Identity { channel, pid: 1, uid: 0, name: format!("app{channel}"), version };
         let tenant = Tenant::new(
             identity,
             geometry,
@@ -201,6 +207,7 @@ impl FakeApp {
             receive_kind::CLOSED => Told::Closed { flow, unacknowledged: argument },
             receive_kind::RESET => Told::Reset { flow, reason: head.length, unacknowledged: argument },
             receive_kind::FINISHED => Told::Finished { flow },
+            receive_kind::LISTENER_ENDED => Told::ListenerEnded { listener: argument, reason: head.length },
             other => panic!("the engine told {other}"),
         };
         self.receive_ring.advance();

@@ -7,6 +7,7 @@ use machnet_engine::counters::Counter;
 use machnet_engine::driver::Driver;
 use machnet_engine::driver::memory::{DEFAULT_MAX_DATAGRAM, MemoryDriver, MemoryNetwork};
 use machnet_engine::mailbox::{Command, Notice, Receiver, Sender, mailbox};
+use machnet_engine::neighbours::join;
 use machnet_engine::proto::Config;
 use machnet_engine::proto::time::{Duration, Instant};
 use machnet_engine::worker::{Settings, Worker};
@@ -41,28 +42,15 @@ impl World {
 }
 
 impl<D: Driver> World<D> {
-    /// Engines with these network paths, whose addresses are [`ip`] of 0 and 1.
+    /// Hosts of one engine with these network paths, whose addresses are [`ip`] of 0 and 1.
     pub fn over(drivers: Vec<D>) -> Self {
-        let engine = |(id, driver): (usize, D)| {
-            let (commands, commands_in) = mailbox().expect("works");
-            let (notices_out, notices) = mailbox().expect("works");
-            let settings = Settings {
-                id: u32::try_from(id).expect("works"),
-                core: Config::default(),
-                seed: [7, id as u64],
-                udp_port: UDP_PORT,
-                connect_timeout: Duration::from_millis(500),
-                linger: Duration::from_millis(100),
-                idle: "auto",
-            };
-            Engine {
-                worker: Worker::new(settings, driver, commands_in, notices_out).expect("works"),
-                commands,
-                notices,
-            }
-        };
-        let engines = drivers.into_iter().enumerate().map(engine).collect();
-        Self { engines, now: Instant::from_nanos(1_000_000) }
+        Self::of_hosts(drivers.into_iter().map(|driver| vec![driver]).collect())
+    }
+
+    /// Hosts with as many engines as they have network paths; the engines are numbered through.
+    pub fn of_hosts(hosts: Vec<Vec<D>>) -> Self {
+        let engines = hosts.into_iter().enumerate().flat_map(|(host, drivers)| engines(host as u64, drivers));
+        Self { engines: engines.collect(), now: Instant::from_nanos(1_000_000) }
     }
 
     pub fn attach(&self, engine: usize, channel: u64, geometry: Geometry) -> FakeApp {
@@ -132,4 +120,39 @@ impl<D: Driver> World<D> {
         client.credits();
         (flow, accepted)
     }
+}
+
+/// The engines of one host.
+fn engines<D: Driver>(host: u64, drivers: Vec<D>) -> Vec<Engine<D>> {
+    let count = drivers.len();
+    let largest = drivers.iter().map(Driver::max_datagram).max().expect("a host has an engine");
+    let engine = |(id, driver): (u8, D)| {
+        let (commands, commands_in) = mailbox().expect("works");
+        let (notices_out, notices) = mailbox().expect("works");
+        let core = Config {
+            engine: id,
+            engines: u8::try_from(count).expect("works"),
+            max_datagram: u32::try_from(driver.max_datagram()).expect("works"),
+            cookie_secret: (count > 1).then_some([host, 9]),
+            ..Config::default()
+        };
+        let settings = Settings {
+            id: u32::from(id),
+            core,
+            seed: [7, host | u64::from(id) << 8],
+            udp_port: UDP_PORT,
+            connect_timeout: Duration::from_millis(500),
+            linger: Duration::from_millis(100),
+            idle: "auto",
+        };
+        let worker = Worker::new(settings, driver, commands_in, notices_out).expect("works");
+        Engine { worker, commands, notices }
+    };
+    let mut engines: Vec<_> = (0..).zip(drivers).map(engine).collect();
+    if count > 1 {
+        for (engine, neighbours) in engines.iter_mut().zip(join(count, largest).expect("works")) {
+            engine.worker.join(neighbours).expect("works");
+        }
+    }
+    engines
 }

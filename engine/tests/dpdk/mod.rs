@@ -5,7 +5,9 @@
 use machnet_engine::config::Choice;
 use machnet_engine::driver::MacAddress;
 use machnet_engine::driver::dpdk::{Device, DpdkQueue, OpenError, Settings, open_queues};
-use machnet_engine::driver::frame::{Frame, FrameDriver, Framed, LinkState, SentChecksum, Setup};
+use machnet_engine::driver::frame::{
+    Frame, FrameDriver, Framed, LinkState, ReceivedChecksum, SentChecksum, Setup,
+};
 use machnet_engine::proto::PortRange;
 use std::collections::VecDeque;
 use std::io::{BufRead, BufReader, Read};
@@ -235,15 +237,15 @@ const HUB_ROOM: usize = 4_096;
 /// Passes frames on until nobody is there any more. `macs` says who is at which port.
 fn hub(mut ports: Vec<Vec<DpdkQueue>>, macs: Vec<MacAddress>) {
     let queues = ports[0].len();
-    let mut waiting: Vec<VecDeque<Vec<u8>>> = vec![VecDeque::new(); ports.len() * queues];
+    let mut waiting: Vec<VecDeque<(Vec<u8>, SentChecksum)>> = vec![VecDeque::new(); ports.len() * queues];
     let mut idle = 0_u32;
     while idle < 1_000 || ports.iter_mut().any(|port| port[0].link() == LinkState::Up) {
         idle += 1;
         for (index, queue) in ports.iter_mut().flatten().enumerate() {
-            while let Some(frame) = waiting[index].front() {
+            while let Some((frame, checksum)) = waiting[index].front() {
                 let Some(room) = queue.lend(frame.len()) else { break };
                 room.copy_from_slice(frame);
-                queue.commit(frame.len(), SentChecksum::Complete);
+                queue.commit(frame.len(), *checksum);
                 waiting[index].pop_front();
                 idle = 0;
             }
@@ -254,6 +256,11 @@ fn hub(mut ports: Vec<Vec<DpdkQueue>>, macs: Vec<MacAddress>) {
             let from = index / queues;
             let pass = |frame: &Frame<'_>| {
                 idle = 0;
+                // One that the sender's card would have completed is as incomplete on the next link.
+                let checksum = match frame.checksum {
+                    ReceivedChecksum::Good => SentChecksum::ToComplete { udp_at: 34 },
+                    _ => SentChecksum::Complete,
+                };
                 let is_for = |port: &usize| frame.bytes[0] & 1 != 0 || macs[*port].0 == frame.bytes[..6];
                 for to in (0..macs.len()).filter(|port| *port != from).filter(is_for) {
                     // Both ports of UDP behind the shortest headers.
@@ -262,7 +269,7 @@ fn hub(mut ports: Vec<Vec<DpdkQueue>>, macs: Vec<MacAddress>) {
                         ports.iter().fold(7_usize, |hash, byte| hash.wrapping_mul(31) + usize::from(*byte));
                     let queue = &mut waiting[to * queues + hash % queues];
                     if queue.len() < HUB_ROOM {
-                        queue.push_back(frame.bytes.to_vec());
+                        queue.push_back((frame.bytes.to_vec(), checksum));
                     }
                 }
             };

@@ -14,6 +14,7 @@
 pub mod hub;
 mod sys;
 
+#[allow(unused_imports, reason = "one of the test binaries needs it")]
 pub use sys::set_udp_segment;
 
 use std::fs::File;

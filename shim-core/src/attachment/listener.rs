@@ -32,8 +32,8 @@ impl Listener {
     /// Waits for a flow.
     ///
     /// # Errors
-    /// [`crate::Error::Closed`] once the listener was shut down, [`crate::Error::WrongMode`] if it is in channel mode,
-    /// [`crate::Error::EngineLost`], [`crate::Error::SidecarBroken`], [`crate::Error::Forked`].
+    /// [`crate::Error::Closed`] once the listener was shut down, [`crate::Error::ListenRefused`] once the sidecar ended it because its
+    /// network interface is gone, [`crate::Error::WrongMode`] if it is in channel mode, [`crate::Error::EngineLost`], [`crate::Error::SidecarBroken`], [`crate::Error::Forked`].
     pub fn accept(&self) -> Result<Flow> {
         self.accept_with(None)
     }

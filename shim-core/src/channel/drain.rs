@@ -81,6 +81,10 @@ impl Core {
                 let reason = ResetReason::from_code(taken.head.length);
                 self.take_end(taken, End::Reset(reason))
             }
+            receive_kind::LISTENER_ENDED => {
+                self.take_listener_end(taken.argument, ResetReason::from_code(taken.head.length));
+                Ok(())
+            }
             _ => Err(PeerFault::Kind),
         }
     }
@@ -195,6 +199,24 @@ impl Core {
             self.refuse(taken.flow);
         }
         Ok(())
+    }
+
+    /// The engine has ended a listener. One that is not known was given up by the application just before, or its reply has not
+    /// come yet.
+    pub(super) fn take_listener_end(&mut self, listener: u32, reason: ResetReason) {
+        let Some(state) = self.listeners.get_mut(&listener) else {
+            if self.listens_pending > 0 {
+                self.ended_early.push((listener, reason));
+            }
+            return;
+        };
+        state.ended = Some(reason);
+        if state.channel_mode {
+            self.ended_any = Some(reason);
+            self.news.note(&mut self.common_told, Wants::Any);
+        } else {
+            self.news.note(&mut state.told, Wants::Accept(listener));
+        }
     }
 
     /// A flow came to a listener that is known.

@@ -18,7 +18,7 @@ pub(crate) use send::Room;
 pub use single::Channel;
 
 use crate::control::DoorbellKind;
-use crate::error::{Error, Result};
+use crate::error::{Error, ResetReason, Result};
 use crate::message::Returns;
 use crate::shm::Geometry;
 use crate::shm::atomic::Ordering;
@@ -152,6 +152,8 @@ struct ListenerState {
     channel_mode: bool,
     /// Flows that arrived and were not accepted yet.
     arrived: VecDeque<u32>,
+    /// Why no more will.
+    ended: Option<ResetReason>,
     told: Told,
     token: u64,
 }
@@ -224,6 +226,10 @@ pub(crate) struct Core {
     listeners: HashMap<u32, ListenerState>,
     /// Listen requests whose reply has not come: a flow may arrive before it.
     listens_pending: u32,
+    /// Listeners that ended before their reply came.
+    ended_early: Vec<(u32, ResetReason)>,
+    /// A listener in channel mode has ended; who receives from any flow is told once.
+    ended_any: Option<ResetReason>,
     /// Flows that arrived for a listener whose reply has not come.
     orphans: Vec<(u32, u32)>,
     connects: HashMap<u32, Connecting>,
@@ -291,6 +297,8 @@ impl Core {
             by_ends: HashMap::new(),
             ended: VecDeque::new(),
             listeners: HashMap::new(),
+            ended_early: Vec::new(),
+            ended_any: None,
             listens_pending: 0,
             orphans: Vec::new(),
             connects: HashMap::new(),

@@ -3,7 +3,7 @@
 use super::news::Told;
 use super::queue::Entry;
 use super::{Core, FlowId, ListenerState, Wants};
-use crate::error::{Error, Result};
+use crate::error::{Error, ResetReason, Result};
 use crate::message::Message;
 use crate::shm::layout::{INLINE_BYTES, SLOT_WORDS, receive_done_kind, receive_kind};
 use crate::shm::region::read_words;
@@ -140,7 +140,7 @@ impl Core {
     pub(crate) fn can_recv(&self, from: Source) -> bool {
         match from {
             _ if self.over.is_some() => true,
-            Source::Any => !self.common.is_empty(),
+            Source::Any => !self.common.is_empty() || self.ended_any.is_some(),
             Source::Flow(id) => self.flows.look(id.handle).is_none_or(|flow| {
                 let is_answered_without = flow.closing || flow.channel_mode || flow.read_to_end;
                 !flow.list.is_empty() || flow.end.is_some() || is_answered_without
@@ -213,7 +213,7 @@ impl Core {
         }
         self.check_over()?;
         match from {
-            Source::Any => Ok(None),
+            Source::Any => self.ended_any.take().map_or(Ok(None), |reason| Err(listener_ended(reason))),
             Source::Flow(id) => {
                 let flow = self.flows.named(id)?;
                 if flow.end.is_some() || flow.closing { Err(flow.why_over()) } else { Ok(None) }
@@ -390,8 +390,17 @@ impl Core {
         if let Some(listener) = listener {
             self.listeners.insert(
                 listener,
-                ListenerState { channel_mode, arrived: VecDeque::new(), told: Told::default(), token: 0 },
+                ListenerState {
+                    channel_mode,
+                    arrived: VecDeque::new(),
+                    ended: None,
+                    told: Told::default(),
+                    token: 0,
+                },
             );
+        }
+        for (of, reason) in std::mem::take(&mut self.ended_early) {
+            self.take_listener_end(of, reason);
         }
         for (of, flow) in std::mem::take(&mut self.orphans) {
             if Some(of) == listener {
@@ -434,6 +443,9 @@ impl Core {
                 self.notify();
                 return Ok(Some(FlowId { handle }));
             }
+            if let Some(reason) = state.ended {
+                return Err(listener_ended(reason));
+            }
             if polled {
                 return self.check_over().map(|()| None);
             }
@@ -448,6 +460,11 @@ impl Core {
             || self
                 .listeners
                 .get(&listener)
-                .is_none_or(|state| state.channel_mode || !state.arrived.is_empty())
+                .is_none_or(|state| state.channel_mode || state.ended.is_some() || !state.arrived.is_empty())
     }
+}
+
+/// What the waits of a listener that the engine ended are answered.
+fn listener_ended(reason: ResetReason) -> Error {
+    Error::ListenRefused { text: format!("{reason}; listen again when it is back") }
 }

@@ -102,6 +102,9 @@ pub mod receive_kind {
     pub const RESET: u8 = 7;
     /// Our close is complete: the peer has everything.
     pub const FINISHED: u8 = 8;
+    /// A listener has ended and takes no more flows: argument is the listener, `inline length` the reason's code. Only where both
+    /// sides speak version 3 of the control messages.
+    pub const LISTENER_ENDED: u8 = 9;
 }
 
 /// Kinds of done slots in the receive-done ring, application to engine.

@@ -76,7 +76,7 @@ pub(crate) fn remedy(path: Path) -> &'static str {
     match path {
         Path::Packet => "`unshare -Ur machnet demo` or `sudo machnet demo`",
         Path::Memif => {
-            "the plugin library, which `make install` builds where DPDK's development files are (apt-get install libdpdk-dev)"
+            "the plugin library, which `make demo` builds by itself where DPDK's development files are (apt-get install libdpdk-dev)"
         }
         _ => "`sudo machnet demo`",
     }

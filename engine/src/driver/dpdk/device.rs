@@ -5,6 +5,10 @@
 use super::plugin::LinkedDriver;
 use std::fmt;
 use std::fs;
+use std::io;
+use std::net::Ipv4Addr;
+use std::os::unix::fs::FileTypeExt;
+use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
 
 /// Kernel drivers that hand a card to a program.
@@ -39,6 +43,49 @@ impl Device {
     /// The name of its port.
     pub fn name(&self) -> &str {
         self.text().split(',').next().unwrap_or_default()
+    }
+
+    /// The same device with a hardware address that follows from the host's IP address, if it would else have another one at each
+    /// start: peers do not soon believe that a host whom they talk with has become another.
+    pub(super) fn with_lasting_mac(self, address: Ipv4Addr) -> Self {
+        let is_random = |name: &str| name.starts_with("net_memif") || name.starts_with("net_virtio_user");
+        match self {
+            Self::Virtual(text) if is_random(&text) && !text.contains(",mac=") => {
+                let [a, b, c, d] = address.octets();
+                Self::Virtual(format!("{text},mac=02:4d:{a:02x}:{b:02x}:{c:02x}:{d:02x}"))
+            }
+            other => other,
+        }
+    }
+
+    /// The file of the socket that a virtual device makes, if it makes one.
+    fn own_socket(&self) -> Option<&Path> {
+        let Self::Virtual(text) = self else { return None };
+        let argument = |key: &str| {
+            let parts = text.split(',').filter_map(|part| part.split_once('='));
+            parts.clone().find(|(name, _)| *name == key).map(|(_, value)| value)
+        };
+        if self.name().starts_with("net_memif") {
+            let is_file = argument("role") == Some("server") && argument("socket-abstract") == Some("no");
+            argument("socket").filter(|_| is_file).map(Path::new)
+        } else if self.name().starts_with("net_vhost") {
+            argument("iface").filter(|_| argument("client") != Some("1")).map(Path::new)
+        } else {
+            None
+        }
+    }
+
+    /// Removes the file of a socket that a program left behind that was killed: DPDK would not start on it.
+    pub(super) fn remove_dead_socket(&self) {
+        let Some(path) = self.own_socket() else { return };
+        // Whatever kind of socket it is: only one that nobody has any more refuses.
+        if !fs::symlink_metadata(path).is_ok_and(|file| file.file_type().is_socket()) {
+            return;
+        }
+        let is_dead = UnixStream::connect(path).is_err_and(|e| e.kind() == io::ErrorKind::ConnectionRefused);
+        if is_dead && fs::remove_file(path).is_ok() {
+            tracing::info!("{self}: removed the socket {}, which nobody has any more", path.display());
+        }
     }
 
     /// The interface of the kernel that a virtual device sits on.
@@ -80,6 +127,14 @@ pub enum DeviceError {
         vendor: u16,
         /// The PCI device.
         device: u16,
+    },
+    /// The plugin has no driver of that name.
+    #[error(
+        "the DPDK plugin has no driver for the virtual device {device}; `machnet up --list-drivers` names those that it has"
+    )]
+    NoVirtualDriver {
+        /// The device.
+        device: String,
     },
     /// The kernel's driver has it.
     #[error(
@@ -173,7 +228,20 @@ impl Kernel {
             Device::Card(_) if is_pci(device.name()) => self.check_card(device.name(), drivers, force),
             // What VMBus has is for DPDK to find.
             Device::Card(_) => Ok(()),
-            Device::Virtual(_) => self.check_virtual(device, force),
+            Device::Virtual(_) => {
+                // Older names of the same drivers.
+                let older = |name: &str| name.replacen("net_", "eth_", 1);
+                let is_of = |name: &str| {
+                    let device = device.name();
+                    device.starts_with(name)
+                        || device.starts_with(&older(name))
+                        || name.strip_prefix("net_").is_some_and(|short| device.starts_with(short))
+                };
+                if !drivers.iter().any(|driver| is_of(&driver.name)) {
+                    return Err(DeviceError::NoVirtualDriver { device: device.to_string() });
+                }
+                self.check_virtual(device, force)
+            }
         }
     }
 
@@ -235,7 +303,7 @@ impl Kernel {
             [group.clone(), format!("noiommu-{group}")].map(|name| self.root.join("dev/vfio").join(name));
         let Some(path) = files.into_iter().find(|path| path.exists()) else { return Ok(()) };
         match fs::OpenOptions::new().read(true).write(true).open(&path) {
-            Err(error) if error.kind() == std::io::ErrorKind::PermissionDenied => {
+            Err(error) if error.kind() == io::ErrorKind::PermissionDenied => {
                 Err(DeviceError::NoRights { path, user: machnet_client::socket::effective_user() })
             }
             Err(error) if error.raw_os_error() == Some(libc::EBUSY) => {
@@ -346,9 +414,10 @@ mod tests {
         }
 
         fn check(&self, device: &Device, force: bool) -> Result<(), DeviceError> {
-            let ena =
-                LinkedDriver { name: "net_ena".to_owned(), ids: vec![[0x1d0f, 0xec20, 0xffff, 0xffff]] };
-            self.kernel.check(device, &[ena], force)
+            let driver = |name: &str, ids| LinkedDriver { name: name.to_owned(), ids };
+            let ena = driver("net_ena", vec![[0x1d0f, 0xec20, 0xffff, 0xffff]]);
+            let drivers = [ena, driver("net_af_packet", Vec::new()), driver("net_memif", Vec::new())];
+            self.kernel.check(device, &drivers, force)
         }
 
         fn says(&self, device: &Device, words: &[&str]) {
@@ -405,6 +474,21 @@ mod tests {
         assert_eq!(fake.check(&on("eth1"), false), Ok(()));
         fake.says(&on("eth7"), &["no interface eth7", "ip link"]);
         assert_eq!(fake.check(&Device::Virtual("net_memif0,role=server".to_owned()), false), Ok(()));
+        fake.says(
+            &Device::Virtual("net_nonsense0".to_owned()),
+            &["no driver", "net_nonsense0", "--list-drivers"],
+        );
+    }
+
+    #[test]
+    fn a_device_of_random_address_gets_one_that_lasts() {
+        let with = |text: &str| {
+            let device = Device::Virtual(text.to_owned()).with_lasting_mac([10, 0, 0, 200].into());
+            device.text().to_owned()
+        };
+        assert_eq!(with("net_memif0,role=server"), "net_memif0,role=server,mac=02:4d:0a:00:00:c8");
+        assert_eq!(with("net_memif0,mac=02:00:00:00:00:01"), "net_memif0,mac=02:00:00:00:00:01");
+        assert_eq!(with("net_af_packet0,iface=eth1"), "net_af_packet0,iface=eth1");
     }
 
     #[test]
@@ -415,6 +499,26 @@ mod tests {
         assert_eq!(interface("net_tap0,iface=dtap0,remote=eth9").as_deref(), Some("eth9"));
         assert_eq!(interface("net_memif0,role=client"), None);
         assert_eq!(interface("net_null0"), None);
+    }
+
+    #[test]
+    fn a_socket_that_nobody_has_any_more_is_removed_and_no_other() {
+        let fake = Fake::new("socket");
+        let path = fake.kernel.root.join("memif.sock");
+        let device = |role: &str| {
+            Device::Virtual(format!("net_memif0,role={role},socket={},socket-abstract=no", path.display()))
+        };
+        let listener = std::os::unix::net::UnixListener::bind(&path).unwrap();
+        device("server").remove_dead_socket();
+        assert!(path.exists(), "somebody listens");
+        drop(listener);
+        device("client").remove_dead_socket();
+        assert!(path.exists(), "not ours to remove");
+        device("server").remove_dead_socket();
+        assert!(!path.exists());
+        fake.write("memif.sock", "no socket");
+        device("server").remove_dead_socket();
+        assert!(path.exists(), "a file is not a socket");
     }
 
     #[test]

@@ -36,8 +36,11 @@ use std::time::Duration;
 
 /// The plugin's file name.
 pub const PLUGIN_FILE: &str = "libmachnet_dpdk.so";
+/// The poll-mode drivers that our tests pass frames through. There was no network card to run the others on.
+pub const TESTED_DRIVERS: &[&str] =
+    &["net_af_packet", "net_memif", "net_tap", "net_vhost", "net_virtio_user"];
 /// Where the plugin lies, seen from the folder of the program.
-const BESIDE_THE_PROGRAM: &[&str] = &["", "../lib/machnet", "../lib", "dpdk"];
+const BESIDE_THE_PROGRAM: &[&str] = &["", "../lib/machnet", "../lib", "../dpdk"];
 /// Where it lies else; then the system looks in its own folders.
 const LIBRARY_FOLDERS: &[&str] = &["/usr/local/lib/machnet", "/usr/lib/machnet"];
 
@@ -189,7 +192,7 @@ pub fn open(config: &Config) -> Result<Vec<Framed<DpdkQueue>>, OpenError> {
     let setup = setup(config)?;
     let device = match (&config.pci, &config.vdev) {
         (Some(card), _) => Device::Card(card.clone()),
-        (None, Some(device)) => Device::Virtual(device.clone()),
+        (None, Some(device)) => Device::Virtual(device.clone()).with_lasting_mac(setup.address),
         (None, None) => return Err(OpenError::Setting("driver dpdk needs --pci or --vdev".to_owned())),
     };
     let queues = u16::try_from(config.engines.max(1)).unwrap_or(u16::MAX);

@@ -48,6 +48,11 @@ impl Below {
         Ok(below)
     }
 
+    /// Whether frames can pass through the interface of that number; none: it is not there any more.
+    fn now(&self, index: u32) -> Option<bool> {
+        Some(sys::interface_now(self.socket.as_fd(), index).ok()?.is_running)
+    }
+
     /// The number of the interface that has the name now.
     fn index_now(&self) -> io::Result<u32> {
         sys::interface_index(self.socket.as_fd(), &self.name)
@@ -85,6 +90,7 @@ impl Opened {
         plugin::take_errors();
         let is_virtual = matches!(device, Device::Virtual(_));
         if is_virtual {
+            device.remove_dead_socket();
             plugin.plug(device.text()).map_err(failed("making it"))?;
         }
         let port = plugin.open(device.name(), is_virtual);
@@ -142,8 +148,11 @@ impl Shared {
     pub(super) fn link(&self, port: &RawPort) -> LinkState {
         if let Some(below) = &self.below {
             let index = *below.index.lock().unwrap_or_else(PoisonError::into_inner);
-            if below.index_now().ok() != Some(index) {
-                return LinkState::Gone;
+            // DPDK's drivers do not tell: they hold sockets, which know of no carrier, and of another interface of the name nothing.
+            match below.now(index) {
+                None => return LinkState::Gone,
+                Some(false) => return LinkState::Down,
+                Some(true) => {}
             }
         }
         match port.link() {

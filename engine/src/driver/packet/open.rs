@@ -10,6 +10,7 @@ use socket2::{Domain, Socket, Type};
 
 use super::filter;
 use super::ring::{self, Rings, Shape};
+use super::run::Run;
 use super::{Group, PacketQueue};
 use crate::config::{Config, source_ports};
 use crate::driver::frame::{Framed, Setup};
@@ -27,8 +28,8 @@ const BIND_ATTEMPTS: u32 = 50;
 /// ... so long apart, one second in all.
 const BIND_PAUSE: std::time::Duration = std::time::Duration::from_millis(20);
 
-/// Bytes that the kernel may hold for frames under way, bookkeeping included: more than a whole ring of large frames.
-const SEND_BUFFER_BYTES: usize = 8 << 20;
+/// Bytes that the kernel may hold for frames under way, each way, bookkeeping included: more than a whole ring of large frames.
+const BUFFER_BYTES: usize = 8 << 20;
 
 /// Why driver packet was not opened. The texts say what to do.
 #[derive(Debug, thiserror::Error)]
@@ -114,6 +115,15 @@ pub enum OpenError {
         /// What the system said.
         source: io::Error,
     },
+}
+
+/// Whether this process may open packet sockets in its network namespace.
+pub fn check_right() -> Result<(), OpenError> {
+    match packet_socket() {
+        Ok(_) => Ok(()),
+        Err(error) if error.raw_os_error() == Some(libc::EAFNOSUPPORT) => Err(OpenError::NoPacketSockets),
+        Err(_) => Err(OpenError::NoRight),
+    }
 }
 
 /// What to open.
@@ -223,7 +233,7 @@ impl PacketGroup {
         if !interface.is_up {
             tracing::warn!("{0} is down; it carries nothing until `ip link set {0} up`", interface.name);
         }
-        let (lock, reserved) = reserve_patiently(config)?;
+        let (lock, reserved) = reserve(config)?;
         let name = CString::new(interface.name.as_str()).map_err(io::Error::from);
         let group = Arc::new(Group {
             interface: name.map_err(other("its name"))?,
@@ -260,6 +270,7 @@ impl PacketQueue {
             mtu: interface.mtu,
             cycle_ns: 0,
             slept_in_vain: false,
+            run: Run::new(),
             counters: super::FrameCounters::default(),
             passed_filter: 0,
         }
@@ -286,6 +297,11 @@ pub(super) fn open_queue(group: &Group, index: u32) -> io::Result<(Socket, Rings
     // Nothing is let in before the queue is one of its group: until then it would get the frames of all queues.
     socket.attach_filter(&filter::nothing())?;
     set(libc::PACKET_VERSION, TPACKET_V2)?;
+    // The kernel says in front of each frame whether it is a run of datagrams that nobody has cut up. Of a run that does not
+    // fit a slot it keeps a copy for us.
+    set(PACKET_VNET_HDR, 1)?;
+    set(libc::PACKET_COPY_THRESH, 1)?;
+    socket.set_nonblocking(true)?;
     // A frame that cannot be sent is left out; otherwise all behind it would wait.
     set(libc::PACKET_LOSS, 1)?;
     if group.bypasses_queueing {
@@ -294,9 +310,12 @@ pub(super) fn open_queue(group: &Group, index: u32) -> io::Result<(Socket, Rings
     }
     // Linux 4.20; before it, the filter leaves out what this host sends.
     let _: io::Result<()> = set(libc::PACKET_IGNORE_OUTGOING, 1);
-    let bytes = c_int::try_from(SEND_BUFFER_BYTES).unwrap_or(c_int::MAX);
-    if sys::set_option(socket.as_fd(), libc::SOL_SOCKET, libc::SO_SNDBUFFORCE, bytes).is_err() {
-        sys::set_option(socket.as_fd(), libc::SOL_SOCKET, libc::SO_SNDBUF, bytes)?;
+    for (forced, plain) in [(libc::SO_SNDBUFFORCE, libc::SO_SNDBUF), (libc::SO_RCVBUFFORCE, libc::SO_RCVBUF)]
+    {
+        let bytes = c_int::try_from(BUFFER_BYTES).unwrap_or(c_int::MAX);
+        if sys::set_option(socket.as_fd(), libc::SOL_SOCKET, forced, bytes).is_err() {
+            sys::set_option(socket.as_fd(), libc::SOL_SOCKET, plain, bytes)?;
+        }
     }
     let rings = Rings::new(socket.as_fd(), group.shape)?;
     ring::bind(socket.as_fd(), index)?;
@@ -307,8 +326,9 @@ pub(super) fn open_queue(group: &Group, index: u32) -> io::Result<(Socket, Rings
     Ok((socket, rings))
 }
 
-/// `TPACKET_V2` of linux/if_packet.h.
+/// `TPACKET_V2` and `PACKET_VNET_HDR` of linux/if_packet.h.
 const TPACKET_V2: c_int = 1;
+const PACKET_VNET_HDR: c_int = 15;
 
 /// How frames are dealt out to the members of a group.
 fn fanout_option(id: u16, flags: u32) -> c_int {
@@ -334,20 +354,6 @@ fn join_fanout(group: &Group, socket: &Socket, index: u32) -> io::Result<()> {
     Ok(())
 }
 
-/// Takes the address, and waits a second for a predecessor that is about to be gone.
-fn reserve_patiently(config: &PacketConfig) -> Result<(AddressLock, Vec<Socket>), OpenError> {
-    let mut attempt = 1;
-    loop {
-        match reserve(config) {
-            Err(OpenError::AddressInUse { .. }) if attempt < BIND_ATTEMPTS => {
-                attempt += 1;
-                std::thread::sleep(BIND_PAUSE);
-            }
-            outcome => return outcome,
-        }
-    }
-}
-
 /// Keeps other sidecars off the address. And where the kernel has it, keeps other programs off our ports, and the kernel from
 /// answering that nobody has them: it sees our datagrams, too.
 fn reserve(config: &PacketConfig) -> Result<(AddressLock, Vec<Socket>), OpenError> {
@@ -356,17 +362,29 @@ fn reserve(config: &PacketConfig) -> Result<(AddressLock, Vec<Socket>), OpenErro
         let interface = config.interface.name.clone();
         move |source| OpenError::Other { interface, doing, source }
     };
-    let lock = AddressLock::acquire(address).map_err(|error| match error {
-        LockError::Held { process } => OpenError::AddressInUse { address, by: Holder::Sidecar { process } },
-        LockError::System(source) => other("taking the lock")(source),
-    })?;
+    let lock =
+        AddressLock::acquire_patiently(address, BIND_ATTEMPTS, BIND_PAUSE).map_err(|error| match error {
+            LockError::Held { process } => {
+                OpenError::AddressInUse { address, by: Holder::Sidecar { process } }
+            }
+            LockError::System(source) => other("taking the lock")(source),
+        })?;
     if !config.kernel_answers {
         return Ok((lock, Vec::new()));
     }
     let mut reserved = Vec::new();
     for port in config.ports.ports() {
         let address = SocketAddrV4::new(config.address, port);
-        match reserve_port(address) {
+        // A predecessor's sockets go one after the other.
+        let mut outcome = reserve_port(address);
+        for _ in 1..BIND_ATTEMPTS {
+            if port != config.ports.first() || !is_in_use(&outcome) {
+                break;
+            }
+            std::thread::sleep(BIND_PAUSE);
+            outcome = reserve_port(address);
+        }
+        match outcome {
             Ok(socket) => reserved.push(socket),
             Err(error) if error.kind() == io::ErrorKind::AddrInUse && port != config.ports.first() => {
                 tracing::warn!(
@@ -381,6 +399,10 @@ fn reserve(config: &PacketConfig) -> Result<(AddressLock, Vec<Socket>), OpenErro
         }
     }
     Ok((lock, reserved))
+}
+
+fn is_in_use(outcome: &io::Result<Socket>) -> bool {
+    outcome.as_ref().is_err_and(|error| error.kind() == io::ErrorKind::AddrInUse)
 }
 
 fn reserve_port(address: SocketAddrV4) -> io::Result<Socket> {

@@ -4,9 +4,9 @@
 //! a slot: 64 of them in a block, blocks end to end, first the receive ring, then the transmit ring
 //!  0         4      8         12    14    16    20     24        26         28     32
 //! +---------+------+---------+-----+-----+-----+------+---------+----------+------+-----------------------------+
-//! | status  | len  | snaplen | mac | net | sec | nsec | VLAN tci| VLAN tpid| pad  | receive: address, then the  |
-//! |         |      |         |     |     |     |      |         |          |      | frame at `mac`              |
-//! |         |      |         |     |     |     |      |         |          |      | transmit: the frame         |
+//! | status  | len  | snaplen | mac | net | sec | nsec | VLAN tci| VLAN tpid| pad  | receive: address; header of |
+//! |         |      |         |     |     |     |      |         |          |      | the kernel, frame at `mac`  |
+//! |         |      |         |     |     |     |      |         |          |      | transmit: header, frame     |
 //! +---------+------+---------+-----+-----+-----+------+---------+----------+------+-----------------------------+
 //! ```
 //! A slot belongs to one side at a time; `status` says to whom. Both sides write the slot first and `status` last.
@@ -20,6 +20,8 @@ use std::mem::{self, size_of};
 use std::os::fd::{AsRawFd, BorrowedFd};
 use std::ptr::{self, NonNull};
 use std::sync::atomic::{AtomicU16, AtomicU32, Ordering};
+
+use super::run::{Piece, VIRTIO_HEADER_BYTES, header_of_a_frame};
 
 /// Slots of each ring: as many descriptors as the LCD NIC has (paper, section 3.1).
 pub(super) const SLOTS: usize = 256;
@@ -41,7 +43,14 @@ const NANOSECONDS: usize = mem::offset_of!(libc::tpacket2_hdr, tp_nsec);
 const VLAN_TAG: usize = mem::offset_of!(libc::tpacket2_hdr, tp_vlan_tci);
 
 /// What the kernel leaves between the header and a received frame: the IP header is aligned to 16, the frame begins 14 before.
-const RECEIVE_OFFSET_BYTES: usize = (RECEIVE_HEADER_BYTES + 16).next_multiple_of(16) - ETHERNET_BYTES;
+const RECEIVE_OFFSET_BYTES: usize =
+    (RECEIVE_HEADER_BYTES + 16).next_multiple_of(16) + VIRTIO_HEADER_BYTES - ETHERNET_BYTES;
+
+/// Where a frame to be sent begins.
+const SEND_OFFSET_BYTES: usize = HEADER_BYTES + VIRTIO_HEADER_BYTES;
+
+/// Of frames up to this length the kernel makes a copy in one piece; from longer ones it takes pages, which costs more at first.
+const MOST_LINEAR_BYTES: usize = 2_048;
 
 const ETHERNET_BYTES: usize = 14;
 const ADDRESSES_BYTES: usize = 12;
@@ -159,6 +168,8 @@ pub(super) struct Received<'a> {
     pub(super) bytes: Option<&'a [u8]>,
     /// Flags (`TP_STATUS_*`).
     pub(super) status: u32,
+    /// Whether it is one frame.
+    pub(super) piece: Piece,
     /// When it arrived, in nanoseconds of the wall clock.
     pub(super) arrived_ns: u64,
 }
@@ -170,6 +181,8 @@ pub(super) struct Rings {
     shape: Shape,
     /// The slot that the kernel fills next, or has.
     receive_slot: usize,
+    /// The tag of the frame in it is back in its place.
+    has_tag: bool,
     /// The slot that is lent next.
     send_slot: usize,
     /// Slots before it that were committed and that the kernel has not taken yet.
@@ -191,7 +204,7 @@ impl Rings {
             }
         }
         let mapping = Mapping::new(socket, 2 * shape.ring_bytes())?;
-        Ok(Self { mapping, shape, receive_slot: 0, send_slot: 0, waiting: 0 })
+        Ok(Self { mapping, shape, receive_slot: 0, has_tag: false, send_slot: 0, waiting: 0 })
     }
 
     /// Slots follow each other without gaps: a block is as long as its slots.
@@ -226,8 +239,16 @@ impl Rings {
         let offset = usize::from(self.mapping.half_word(place + FRAME_OFFSET));
         let tag = self.mapping.half_word(place + VLAN_TAG);
         let bytes = usize::try_from(captured).unwrap_or(usize::MAX);
+        let header_at = (RECEIVE_HEADER_BYTES + VIRTIO_HEADER_BYTES..self.shape.slot_bytes)
+            .contains(&offset)
+            .then(|| place + offset - VIRTIO_HEADER_BYTES);
+        let header = header_at.map(|at| {
+            let header: NonNull<[u8; VIRTIO_HEADER_BYTES]> = self.mapping.at(at, VIRTIO_HEADER_BYTES).cast();
+            // SAFETY: inside of the mapping, and ours by the status as below; bytes need no alignment.
+            unsafe { header.read() }
+        });
         let is_whole = length == captured
-            && (RECEIVE_HEADER_BYTES + TAG_BYTES..self.shape.slot_bytes).contains(&offset)
+            && header.is_some()
             && (ETHERNET_BYTES..=self.shape.slot_bytes - offset).contains(&bytes);
         let bytes = is_whole.then(|| {
             let start = place + offset - TAG_BYTES;
@@ -236,9 +257,10 @@ impl Rings {
             // SAFETY: inside of the mapping. The status, read with Acquire, gave the slot to us until `release`, which needs
             // `&mut self` and so ends this borrow; until then the kernel does not write it.
             let slice = unsafe { &mut *slice.as_ptr() };
-            with_tag(slice, (status & libc::TP_STATUS_VLAN_VALID != 0).then_some(tag))
+            with_tag(slice, (status & libc::TP_STATUS_VLAN_VALID != 0).then_some(tag), &mut self.has_tag)
         });
-        Some(Received { bytes, status, arrived_ns })
+        let piece = header.map_or(Piece::Other, Piece::read);
+        Some(Received { bytes, status, piece, arrived_ns })
     }
 
     /// Gives the slot of [`Self::front`] back to the kernel.
@@ -248,19 +270,20 @@ impl Rings {
         // SYNC: received slot free
         status.store(libc::TP_STATUS_KERNEL, Ordering::Release);
         self.receive_slot = (self.receive_slot + 1) % SLOTS;
+        self.has_tag = false;
     }
 
     /// Room for a frame of `bytes` bytes, if a slot is free.
     #[inline]
     pub(super) fn lend(&mut self, bytes: usize) -> Option<&mut [u8]> {
-        assert!(bytes <= self.shape.slot_bytes - HEADER_BYTES, "a frame of {bytes} bytes");
+        assert!(bytes <= self.shape.slot_bytes - SEND_OFFSET_BYTES, "a frame of {bytes} bytes");
         let place = self.send_place(self.send_slot);
         // SYNC: sent slot free
         let status = self.mapping.word(place + STATUS).load(Ordering::Acquire);
         if status != libc::TP_STATUS_AVAILABLE {
             return None;
         }
-        let slice = NonNull::slice_from_raw_parts(self.mapping.at(place + HEADER_BYTES, bytes), bytes);
+        let slice = NonNull::slice_from_raw_parts(self.mapping.at(place + SEND_OFFSET_BYTES, bytes), bytes);
         // SAFETY: inside of the mapping. The status, read with Acquire, says that the slot is ours until `commit`, which needs
         // `&mut self` and so ends this borrow.
         Some(unsafe { &mut *slice.as_ptr() })
@@ -275,9 +298,17 @@ impl Rings {
     /// Marks the slot that was lent as to be sent.
     #[inline]
     pub(super) fn commit(&mut self, bytes: usize) {
-        assert!((ETHERNET_BYTES..=self.shape.slot_bytes - HEADER_BYTES).contains(&bytes), "{bytes} bytes");
+        assert!(
+            (ETHERNET_BYTES..=self.shape.slot_bytes - SEND_OFFSET_BYTES).contains(&bytes),
+            "{bytes} bytes"
+        );
         let place = self.send_place(self.send_slot);
-        let length = u32::try_from(bytes).expect("checked above");
+        let linear = if bytes <= MOST_LINEAR_BYTES { u16::try_from(bytes).unwrap_or(0) } else { 0 };
+        let header: NonNull<[u8; VIRTIO_HEADER_BYTES]> =
+            self.mapping.at(place + HEADER_BYTES, VIRTIO_HEADER_BYTES).cast();
+        // SAFETY: inside of the mapping, and ours until the status below is stored, as `lend` found out; bytes need no alignment.
+        unsafe { header.write(header_of_a_frame(linear)) };
+        let length = u32::try_from(VIRTIO_HEADER_BYTES + bytes).expect("checked above");
         self.mapping.word(place + LENGTH).store(length, Ordering::Relaxed);
         // SYNC: sent slot visible
         self.mapping.word(place + STATUS).store(libc::TP_STATUS_SEND_REQUEST, Ordering::Release);
@@ -325,10 +356,12 @@ impl Rings {
 }
 
 /// The frame behind the first [`TAG_BYTES`] bytes; with the tag, which the kernel had taken out, put back in if it names a
-/// VLAN.
-fn with_tag(room: &mut [u8], tag: Option<u16>) -> &[u8] {
+/// VLAN. `has_tag` says whether that was done, as a frame may be looked at more than once.
+fn with_tag<'a>(room: &'a mut [u8], tag: Option<u16>, has_tag: &mut bool) -> &'a [u8] {
     match tag.filter(|tag| tag & VLAN_NUMBER_BITS != 0) {
+        Some(_) if *has_tag => room,
         Some(tag) => {
+            *has_tag = true;
             room.copy_within(TAG_BYTES..TAG_BYTES + ADDRESSES_BYTES, 0);
             room[ADDRESSES_BYTES..ADDRESSES_BYTES + 2].copy_from_slice(&VLAN_TYPE);
             room[ADDRESSES_BYTES + 2..ADDRESSES_BYTES + TAG_BYTES].copy_from_slice(&tag.to_be_bytes());
@@ -371,7 +404,7 @@ mod tests {
                 assert!(shape.mtu() >= mtu, "{mtu} with pages of {page}");
                 assert_eq!(shape.slot_bytes * SLOTS_OF_A_BLOCK % page, 0);
                 assert!(shape.slot_bytes.is_multiple_of(libc::TPACKET_ALIGNMENT));
-                assert!(shape.slot_bytes - HEADER_BYTES >= mtu + ETHERNET_BYTES + TAG_BYTES);
+                assert!(shape.slot_bytes - SEND_OFFSET_BYTES >= mtu + ETHERNET_BYTES + TAG_BYTES);
             }
         }
         assert_eq!(Shape::with_page(1_500, 4_096).slot_bytes, 1_600);
@@ -381,9 +414,11 @@ mod tests {
     fn a_tag_is_put_back_where_it_was() {
         let mut room: Vec<u8> = (0..40).collect();
         let frame = room[4..].to_vec();
-        assert_eq!(with_tag(&mut room, None), frame);
-        assert_eq!(with_tag(&mut room, Some(0xe000)), frame, "a priority alone is no VLAN");
-        let tagged = with_tag(&mut room, Some(0x6007)).to_vec();
+        let mut has_tag = false;
+        assert_eq!(with_tag(&mut room, None, &mut has_tag), frame);
+        assert_eq!(with_tag(&mut room, Some(0xe000), &mut has_tag), frame, "a priority alone is no VLAN");
+        let tagged = with_tag(&mut room, Some(0x6007), &mut has_tag).to_vec();
+        assert_eq!(with_tag(&mut room, Some(0x6007), &mut has_tag), tagged, "and it stays there");
         assert_eq!(tagged[..12], frame[..12]);
         assert_eq!(tagged[12..16], [0x81, 0x00, 0x60, 0x07]);
         assert_eq!(tagged[16..], frame[12..]);

@@ -14,6 +14,10 @@ use std::os::fd::{AsFd, BorrowedFd};
 /// Entries of each ring, and frames for each direction: what the LCD NIC has (paper, section 3.1).
 pub(super) const DESCRIPTORS: u32 = 256;
 
+/// Entries of the fill ring. The kernel shows a frame in the RX ring before it shows that its entry of the fill ring is free again
+/// (`xsk_flush`), so whoever looks in between gives back a frame for which a ring of as many entries as frames has no room.
+const FILL_ENTRIES: u32 = 2 * DESCRIPTORS;
+
 /// Bytes that the kernel keeps free before each received frame, for XDP programs that put something there.
 const HEADROOM: usize = 256;
 /// Bytes that some drivers keep free behind it.
@@ -106,10 +110,13 @@ impl Channel {
         let bytes = u32::try_from(frame_bytes).expect("a page at most");
         sys::register_frames(&socket, frames.region(), bytes).map_err(ChannelError::Memory)?;
         let size = DESCRIPTORS.cast_signed();
-        for ring in
-            [libc::XDP_RX_RING, libc::XDP_TX_RING, libc::XDP_UMEM_FILL_RING, libc::XDP_UMEM_COMPLETION_RING]
-        {
-            set_option(socket.as_fd(), sys::SOL_XDP, ring, size).map_err(setup("sizing a ring"))?;
+        for (ring, entries) in [
+            (libc::XDP_RX_RING, size),
+            (libc::XDP_TX_RING, size),
+            (libc::XDP_UMEM_FILL_RING, FILL_ENTRIES.cast_signed()),
+            (libc::XDP_UMEM_COMPLETION_RING, size),
+        ] {
+            set_option(socket.as_fd(), sys::SOL_XDP, ring, entries).map_err(setup("sizing a ring"))?;
         }
         let [rx, tx, fill, completion] =
             sys::ring_offsets(&socket).map_err(setup("asking for the rings' layout"))?;
@@ -119,7 +126,7 @@ impl Channel {
         let rx = Consumer::map(fd, libc::XDP_PGOFF_RX_RING, &rx, DESCRIPTORS).map_err(map)?;
         let tx = Producer::map(fd, libc::XDP_PGOFF_TX_RING, &tx, DESCRIPTORS).map_err(map)?;
         let offset = page(libc::XDP_UMEM_PGOFF_FILL_RING);
-        let mut fill = Producer::map(fd, offset, &fill, DESCRIPTORS).map_err(map)?;
+        let mut fill = Producer::map(fd, offset, &fill, FILL_ENTRIES).map_err(map)?;
         let offset = page(libc::XDP_UMEM_PGOFF_COMPLETION_RING);
         let completion = Consumer::map(fd, offset, &completion, DESCRIPTORS).map_err(map)?;
 
