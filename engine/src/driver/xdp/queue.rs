@@ -287,9 +287,11 @@ impl FrameDriver for XdpQueue {
         match interface_now(self.asker.as_fd(), self.facts.link.index) {
             Ok(now) => {
                 self.counters.missed = self.missed();
-                self.is_down = !now.is_running;
+                // The kernel may say up to a second late that there is somebody at the other end again, so what is sent is
+                // kept back only while the interface is set down; without a carrier the kernel drops it itself.
+                self.is_down = !now.is_up;
                 self.facts.link.mac = MacAddress(now.mac);
-                if self.is_down { LinkState::Down } else { LinkState::Up }
+                if now.is_running { LinkState::Up } else { LinkState::Down }
             }
             Err(error) if error.raw_os_error() == Some(libc::ENODEV) => {
                 self.disconnect();
