@@ -154,7 +154,7 @@ impl Group {
 }
 
 /// Does it, and again for a second while it fails for a reason that may pass.
-fn tries<T, E>(
+pub(super) fn tries<T, E>(
     patience: bool,
     may_pass: impl Fn(&E) -> bool,
     mut what: impl FnMut() -> Result<T, E>,
