@@ -23,7 +23,7 @@ release_dir := $(or $(CARGO_TARGET_DIR),target)/release
 dpdk_dir := $(or $(CARGO_TARGET_DIR),target)/dpdk
 plugin := libmachnet_dpdk.so
 
-.PHONY: help demo build test bench doc dist container install uninstall clean need-cargo
+.PHONY: help demo build dpdk test bench doc dist container install uninstall clean need-cargo
 
 help:
 	@echo 'make demo      build, then measure two sidecars beside kernel TCP and UDP on this machine (a minute or two)'

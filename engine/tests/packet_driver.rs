@@ -445,13 +445,22 @@ fn an_address_has_one_sidecar_and_the_next_one_follows_at_once() {
     drop(first);
     let again = open(&link, End::Left);
     drop(again);
-    // A program of another kind on the port that peers send to.
-    let taken = link.run_in(End::Left, || UdpSocket::bind((link.address(End::Left), PORT)).unwrap());
+    // A program of another kind on the port that peers send to. Another test may be starting a child, which has copies of our
+    // descriptors until it runs its program.
+    let bind = |port| {
+        let mut socket = None;
+        eventually("the port is free", || {
+            socket = link.run_in(End::Left, || UdpSocket::bind((link.address(End::Left), port)).ok());
+            socket.is_some()
+        });
+        socket
+    };
+    let taken = bind(PORT);
     let error = open_with(&link, End::Left, 1, |_| {}).unwrap_err().to_string();
     assert!(error.contains(&format!("ss -ulpn sport = :{PORT}")), "{error}");
     drop(taken);
     // On another of our ports it is only a warning.
-    let taken = link.run_in(End::Left, || UdpSocket::bind((link.address(End::Left), PORT + 1)).unwrap());
+    let taken = bind(PORT + 1);
     drop(open(&link, End::Left));
     drop(taken);
 }

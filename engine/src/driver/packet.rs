@@ -258,6 +258,8 @@ impl FrameDriver for PacketQueue {
         ring::replace(self.socket.as_fd(), socket.as_fd())?;
         self.count_statistics();
         (self.rings, self.index) = (rings, index);
+        // Its slot was one of the old ring.
+        self.run.clear();
         self.mac = MacAddress(now.mac);
         self.mtu = usize::try_from(now.mtu).unwrap_or(usize::MAX).min(self.group.shape.mtu());
         Ok(())

@@ -444,6 +444,13 @@ impl Endpoint {
             self.ready.push_back(index);
             return;
         }
+        self.wake_later(now, index);
+    }
+
+    /// A flow without work is woken when its next timer is due.
+    #[inline]
+    fn wake_later(&mut self, now: Instant, index: u32) {
+        let Some(flow) = self.slots[index as usize].flow.as_deref_mut() else { return };
         // What is due already was dealt with, or waits for `poll_transmit`.
         let at = flow.timeout(&self.config).max(now + LEAST_WAIT);
         if at < flow.wake_at {
@@ -557,8 +564,9 @@ impl Endpoint {
                 self.ready.pop_front();
                 self.quantum = QUANTUM;
                 if let Some(flow) = self.slots[index as usize].flow.as_deref_mut() {
+                    // It had nothing to make, so it has no work: only its timer is to be set.
                     flow.ready = false;
-                    self.schedule(now, index);
+                    self.wake_later(now, index);
                 }
                 continue;
             };

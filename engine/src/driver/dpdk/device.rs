@@ -6,6 +6,7 @@ use super::plugin::LinkedDriver;
 use std::fmt;
 use std::fs;
 use std::io;
+use std::net::Ipv4Addr;
 use std::os::unix::fs::FileTypeExt;
 use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
@@ -42,6 +43,19 @@ impl Device {
     /// The name of its port.
     pub fn name(&self) -> &str {
         self.text().split(',').next().unwrap_or_default()
+    }
+
+    /// The same device with a hardware address that follows from the host's IP address, if it would else have another one at each
+    /// start: peers do not soon believe that a host whom they talk with has become another.
+    pub(super) fn with_lasting_mac(self, address: Ipv4Addr) -> Self {
+        let is_random = |name: &str| name.starts_with("net_memif") || name.starts_with("net_virtio_user");
+        match self {
+            Self::Virtual(text) if is_random(&text) && !text.contains(",mac=") => {
+                let [a, b, c, d] = address.octets();
+                Self::Virtual(format!("{text},mac=02:4d:{a:02x}:{b:02x}:{c:02x}:{d:02x}"))
+            }
+            other => other,
+        }
     }
 
     /// The file of the socket that a virtual device makes, if it makes one.
@@ -464,6 +478,17 @@ mod tests {
             &Device::Virtual("net_nonsense0".to_owned()),
             &["no driver", "net_nonsense0", "--list-drivers"],
         );
+    }
+
+    #[test]
+    fn a_device_of_random_address_gets_one_that_lasts() {
+        let with = |text: &str| {
+            let device = Device::Virtual(text.to_owned()).with_lasting_mac([10, 0, 0, 200].into());
+            device.text().to_owned()
+        };
+        assert_eq!(with("net_memif0,role=server"), "net_memif0,role=server,mac=02:4d:0a:00:00:c8");
+        assert_eq!(with("net_memif0,mac=02:00:00:00:00:01"), "net_memif0,mac=02:00:00:00:00:01");
+        assert_eq!(with("net_af_packet0,iface=eth1"), "net_af_packet0,iface=eth1");
     }
 
     #[test]

@@ -192,7 +192,7 @@ pub fn open(config: &Config) -> Result<Vec<Framed<DpdkQueue>>, OpenError> {
     let setup = setup(config)?;
     let device = match (&config.pci, &config.vdev) {
         (Some(card), _) => Device::Card(card.clone()),
-        (None, Some(device)) => Device::Virtual(device.clone()),
+        (None, Some(device)) => Device::Virtual(device.clone()).with_lasting_mac(setup.address),
         (None, None) => return Err(OpenError::Setting("driver dpdk needs --pci or --vdev".to_owned())),
     };
     let queues = u16::try_from(config.engines.max(1)).unwrap_or(u16::MAX);

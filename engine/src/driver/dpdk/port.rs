@@ -272,9 +272,15 @@ pub fn plan(info: &PortInfo, wanted: Wanted) -> Result<(PortPlan, Vec<Lack>), Pl
         tx_offloads,
         rss_functions: plan_rss(info, queues, &mut lacks),
         rx_interrupts: WITH_RX_INTERRUPTS.contains(&info.driver.as_str()),
-        dev_flags: info.dev_flags & (LINK_INTERRUPT | REMOVAL_INTERRUPT),
+        dev_flags: info.dev_flags & (LINK_INTERRUPT | REMOVAL_INTERRUPT) & !unwanted_interrupts(&info.driver),
     };
     Ok((plan, lacks))
+}
+
+/// A client of memif looks for a server that was started again only when it is asked for its link, and DPDK does not ask drivers whose
+/// interrupt tells it.
+fn unwanted_interrupts(driver: &str) -> u32 {
+    if driver == "net_memif" { LINK_INTERRUPT } else { 0 }
 }
 
 /// The functions of the hash that look at most of a UDP datagram. One queue needs no hash.

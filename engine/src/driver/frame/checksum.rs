@@ -25,6 +25,11 @@ impl Sum {
         }
         // Below 2^64 by far: a frame has no more words than that.
         let mut sum = self.0 + lanes.iter().sum::<u64>();
+        let words = rest.chunks_exact(4);
+        rest = words.remainder();
+        for word in words {
+            sum += u64::from(u32::from_ne_bytes([word[0], word[1], word[2], word[3]]));
+        }
         while let [a, b, after @ ..] = rest {
             sum += u64::from(u16::from_ne_bytes([*a, *b]));
             rest = after;

@@ -181,6 +181,8 @@ pub(super) struct Rings {
     shape: Shape,
     /// The slot that the kernel fills next, or has.
     receive_slot: usize,
+    /// The tag of the frame in it is back in its place.
+    has_tag: bool,
     /// The slot that is lent next.
     send_slot: usize,
     /// Slots before it that were committed and that the kernel has not taken yet.
@@ -202,7 +204,7 @@ impl Rings {
             }
         }
         let mapping = Mapping::new(socket, 2 * shape.ring_bytes())?;
-        Ok(Self { mapping, shape, receive_slot: 0, send_slot: 0, waiting: 0 })
+        Ok(Self { mapping, shape, receive_slot: 0, has_tag: false, send_slot: 0, waiting: 0 })
     }
 
     /// Slots follow each other without gaps: a block is as long as its slots.
@@ -255,7 +257,7 @@ impl Rings {
             // SAFETY: inside of the mapping. The status, read with Acquire, gave the slot to us until `release`, which needs
             // `&mut self` and so ends this borrow; until then the kernel does not write it.
             let slice = unsafe { &mut *slice.as_ptr() };
-            with_tag(slice, (status & libc::TP_STATUS_VLAN_VALID != 0).then_some(tag))
+            with_tag(slice, (status & libc::TP_STATUS_VLAN_VALID != 0).then_some(tag), &mut self.has_tag)
         });
         let piece = header.map_or(Piece::Other, Piece::read);
         Some(Received { bytes, status, piece, arrived_ns })
@@ -268,6 +270,7 @@ impl Rings {
         // SYNC: received slot free
         status.store(libc::TP_STATUS_KERNEL, Ordering::Release);
         self.receive_slot = (self.receive_slot + 1) % SLOTS;
+        self.has_tag = false;
     }
 
     /// Room for a frame of `bytes` bytes, if a slot is free.
@@ -353,10 +356,12 @@ impl Rings {
 }
 
 /// The frame behind the first [`TAG_BYTES`] bytes; with the tag, which the kernel had taken out, put back in if it names a
-/// VLAN.
-fn with_tag(room: &mut [u8], tag: Option<u16>) -> &[u8] {
+/// VLAN. `has_tag` says whether that was done, as a frame may be looked at more than once.
+fn with_tag<'a>(room: &'a mut [u8], tag: Option<u16>, has_tag: &mut bool) -> &'a [u8] {
     match tag.filter(|tag| tag & VLAN_NUMBER_BITS != 0) {
+        Some(_) if *has_tag => room,
         Some(tag) => {
+            *has_tag = true;
             room.copy_within(TAG_BYTES..TAG_BYTES + ADDRESSES_BYTES, 0);
             room[ADDRESSES_BYTES..ADDRESSES_BYTES + 2].copy_from_slice(&VLAN_TYPE);
             room[ADDRESSES_BYTES + 2..ADDRESSES_BYTES + TAG_BYTES].copy_from_slice(&tag.to_be_bytes());
@@ -409,9 +414,11 @@ mod tests {
     fn a_tag_is_put_back_where_it_was() {
         let mut room: Vec<u8> = (0..40).collect();
         let frame = room[4..].to_vec();
-        assert_eq!(with_tag(&mut room, None), frame);
-        assert_eq!(with_tag(&mut room, Some(0xe000)), frame, "a priority alone is no VLAN");
-        let tagged = with_tag(&mut room, Some(0x6007)).to_vec();
+        let mut has_tag = false;
+        assert_eq!(with_tag(&mut room, None, &mut has_tag), frame);
+        assert_eq!(with_tag(&mut room, Some(0xe000), &mut has_tag), frame, "a priority alone is no VLAN");
+        let tagged = with_tag(&mut room, Some(0x6007), &mut has_tag).to_vec();
+        assert_eq!(with_tag(&mut room, Some(0x6007), &mut has_tag), tagged, "and it stays there");
         assert_eq!(tagged[..12], frame[..12]);
         assert_eq!(tagged[12..16], [0x81, 0x00, 0x60, 0x07]);
         assert_eq!(tagged[16..], frame[12..]);

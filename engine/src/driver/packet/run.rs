@@ -85,6 +85,11 @@ impl Run {
         self.at >= self.end
     }
 
+    /// Forgets what was not handed over.
+    pub(super) fn clear(&mut self) {
+        (self.at, self.end) = (0, 0);
+    }
+
     /// Where the kernel may write its header and a frame.
     pub(super) fn room(&mut self) -> &mut [u8] {
         &mut self.room
@@ -110,7 +115,7 @@ impl Run {
     }
 
     fn begin_checked(&mut self, frame_bytes: usize, segment_bytes: usize) -> Option<()> {
-        (self.at, self.end) = (0, 0);
+        self.clear();
         let frame = self.room.get(VIRTIO_HEADER_BYTES..VIRTIO_HEADER_BYTES + frame_bytes)?;
         let type_at = if frame.get(12..14)? == [0x81, 0x00] { 12 + TAG_BYTES } else { 12 };
         let ip_at = type_at + 2;
