@@ -11,7 +11,7 @@ cd "$(dirname "$0")/.."
 # command:package, for Debian and Ubuntu.
 needs=(cc:gcc c++:g++ make:make git:git pkg-config:pkg-config cmake:cmake valgrind:valgrind)
 # Wanted, but no reason to fail: what needs it is skipped aloud.
-wishes=(abidiff:abigail-tools ip:iproute2 setpriv:util-linux tshark:tshark)
+wishes=(abidiff:abigail-tools ip:iproute2 setpriv:util-linux tshark:tshark ethtool:ethtool)
 
 missing_commands=() missing_packages=()
 for need in "${needs[@]}"; do

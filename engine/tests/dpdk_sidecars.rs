@@ -1,4 +1,5 @@
-//! Two sidecars with driver `dpdk`, each a process, over shared memory (memif): the whole way from application to application.
+//! Sidecars with driver `dpdk`, each a process: the whole way from application to application, between two of them over shared memory
+//! (memif), and over a virtual pair of interfaces to hosts with every other driver.
 //!
 //! ci/dpdk.sh builds the plugin and runs these one after the other.
 #![allow(clippy::unwrap_used, reason = "helpers of tests, too")]
@@ -7,41 +8,49 @@ mod cli_support;
 mod common;
 #[path = "dpdk/mod.rs"]
 mod dpdk;
+#[path = "common/meeting.rs"]
+mod meeting;
+mod netns;
 
 use cli_support::{Running, machnet, run};
-use common::{PATIENCE, eventually, pattern, scratch_directory};
+use common::{PATIENCE, TestSidecar, eventually, scratch_directory};
 use machnet_client::{AttachOptions, Attachment, Flow};
-use std::net::SocketAddr;
+use machnet_engine::config::{Config, DriverKind};
+use meeting::echo;
+use netns::{End, Link, Shape};
+use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::path::{Path, PathBuf};
+use std::process::Command;
 
 /// A host on the link: a sidecar, and where applications attach.
 struct Host {
     sidecar: Running,
     socket: PathBuf,
-    address: &'static str,
+    address: IpAddr,
 }
 
-const PORT: &str = "18000";
+const UDP_PORT: u16 = 18_000;
 
 impl Host {
     /// `role`: server or client of memif at `folder`.
     fn start(folder: &Path, role: &str, engines: u32) -> Self {
-        let address = if role == "server" { "10.79.0.1" } else { "10.79.0.2" };
-        let socket = folder.join(format!("{role}.sock"));
-        let device = format!(
-            "net_memif0,role={role},socket={},socket-abstract=no",
-            folder.join("memif.sock").display()
-        );
-        let engines = engines.to_string();
-        let network = format!("{address}/24");
+        let address = Ipv4Addr::new(10, 79, 0, if role == "server" { 1 } else { 2 });
+        let file = folder.join("memif.sock");
+        let device = format!("net_memif0,role={role},socket={},socket-abstract=no", file.display());
+        Self::with(&device, address, engines, folder.join(format!("{role}.sock")))
+    }
+
+    /// In the namespace of the calling thread.
+    fn with(device: &str, address: Ipv4Addr, engines: u32, socket: PathBuf) -> Self {
+        let (engines, network, port) = (engines.to_string(), format!("{address}/24"), UDP_PORT.to_string());
         let mut command =
-            machnet(&["up", "--no-config", "--driver", "dpdk", "--vdev", &device, "--address", &network]);
-        command.args(["--udp-port", PORT, "--engines", &engines, "--socket"]).arg(&socket);
+            machnet(&["up", "--no-config", "--driver", "dpdk", "--vdev", device, "--address", &network]);
+        command.args(["--udp-port", &port, "--engines", &engines, "--socket"]).arg(&socket);
         command.arg("--dpdk-plugin").arg(dpdk::plugin());
         let mut sidecar = Running::spawn(command);
         let line = sidecar.line();
         assert!(line.contains("driver dpdk"), "{line}");
-        Self { sidecar, socket, address }
+        Self { sidecar, socket, address: address.into() }
     }
 
     fn attach(&self, engine: u32) -> Attachment {
@@ -49,7 +58,7 @@ impl Host {
     }
 
     fn at(&self, port: u16) -> SocketAddr {
-        SocketAddr::new(self.address.parse().unwrap(), port)
+        SocketAddr::new(self.address, port)
     }
 
     /// As if by `kill -9`.
@@ -57,16 +66,6 @@ impl Host {
         self.sidecar.child.kill().unwrap();
         self.sidecar.child.wait().unwrap();
     }
-}
-
-fn echo(one: &Flow, other: &Flow, number: usize, len: usize) {
-    let message = pattern(number, len);
-    one.send_timeout(&message, PATIENCE).unwrap();
-    let got = other.recv_timeout(PATIENCE).unwrap();
-    assert!(*got == *message, "message {number} of {len} bytes arrives intact");
-    other.send_timeout(&got, PATIENCE).unwrap();
-    drop(got);
-    assert!(*one.recv_timeout(PATIENCE).unwrap() == *message, "message {number} comes back intact");
 }
 
 /// A flow, once the link is up and the other host is known.
@@ -159,6 +158,7 @@ fn what_keeps_the_sidecar_from_starting_is_said_in_one_sentence() {
     let folder = scratch_directory();
     std::fs::create_dir_all(&folder).unwrap();
     let socket = folder.join("machnet.sock");
+    let port = UDP_PORT.to_string();
     let usual = [
         "up",
         "--no-config",
@@ -167,7 +167,7 @@ fn what_keeps_the_sidecar_from_starting_is_said_in_one_sentence() {
         "--address",
         "10.79.0.1/24",
         "--udp-port",
-        PORT,
+        &port,
         "--socket",
     ];
     let said = |more: &[&str]| {
@@ -186,4 +186,128 @@ fn what_keeps_the_sidecar_from_starting_is_said_in_one_sentence() {
         assert!(text.contains("sysctl -w vm.nr_hugepages="), "{text}");
     }
     std::fs::remove_dir_all(&folder).unwrap();
+}
+
+/// A host on a virtual pair of interfaces, with any driver.
+enum Station {
+    Dpdk(Host),
+    Other(TestSidecar),
+}
+
+/// What the other host runs.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+enum Peer {
+    Udp,
+    Packet,
+    Xdp,
+    Dpdk,
+}
+
+impl Peer {
+    /// What it lacks here, if anything.
+    fn lacks(self) -> Option<String> {
+        let is_missing = |command| Command::new(command).arg("--version").output().is_err();
+        match self {
+            Self::Udp if is_missing("ethtool") => Some(
+                "the command `ethtool` is not installed (package ethtool; ci/setup.sh installs it)"
+                    .to_owned(),
+            ),
+            Self::Xdp => lacks_bpf(),
+            _ => None,
+        }
+    }
+
+    /// Starts it at that end of a link whose kernels have no addresses.
+    fn start(self, link: &Link, end: End, folder: &Path) -> Station {
+        let address = link.address(end);
+        let kind = match self {
+            Self::Dpdk => {
+                let device = format!("net_af_packet0,iface={}", link.interface());
+                let socket = folder.join(format!("{end:?}.sock"));
+                return Station::Dpdk(link.run_in(end, || Host::with(&device, address, 1, socket)));
+            }
+            Self::Udp => DriverKind::Udp,
+            Self::Packet => DriverKind::Packet,
+            Self::Xdp => DriverKind::Xdp,
+        };
+        link.ip(end, &format!("address add {address}/24 dev {}", link.interface()));
+        if self == Self::Udp {
+            // As docs/drivers/dpdk.md tells whoever has such a peer.
+            let mut command = Command::new("ethtool");
+            command.args(["-K", link.interface(), "tx", "off"]);
+            let output = link.command(end, &mut command);
+            assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+        }
+        let configure = |config: &mut Config| (config.driver, config.udp_port) = (kind, UDP_PORT);
+        Station::Other(link.run_in(end, || TestSidecar::start(&address.to_string(), configure)))
+    }
+}
+
+/// Programs for the kernel need a right that the root of a user namespace of one's own does not have.
+fn lacks_bpf() -> Option<String> {
+    let map = std::fs::read_to_string("/proc/self/uid_map").unwrap_or_default();
+    let is_root =
+        map.split_whitespace().eq(["0", "0", "4294967295"]) && machnet_client::socket::effective_user() == 0;
+    (!is_root).then(|| "driver xdp needs CAP_BPF outside of a user namespace".to_owned())
+}
+
+impl Station {
+    fn attach(&self) -> Attachment {
+        match self {
+            Self::Dpdk(host) => host.attach(0),
+            Self::Other(sidecar) => sidecar.attach(),
+        }
+    }
+
+    fn at(&self, port: u16) -> SocketAddr {
+        match self {
+            Self::Dpdk(host) => host.at(port),
+            Self::Other(sidecar) => sidecar.at(port),
+        }
+    }
+}
+
+fn reaches(peer: Peer) {
+    if let Some(reason) = peer.lacks() {
+        println!("SKIPPED: {reason}");
+        return;
+    }
+    let shape = Shape { kernel_has_addresses: false, ..Shape::default() };
+    let Some(link) = Link::with(shape) else { return };
+    let folder = scratch_directory();
+    std::fs::create_dir_all(&folder).unwrap();
+    let left = Peer::Dpdk.start(&link, End::Left, &folder);
+    let right = peer.start(&link, End::Right, &folder);
+    for (client, server) in [(&left, &right), (&right, &left)] {
+        let (of_client, of_server) = (client.attach(), server.attach());
+        let listener = of_server.listen(server.at(7), 8).unwrap();
+        let flow = connect(&of_client, server.at(7));
+        let accepted = listener.accept_timeout(PATIENCE).unwrap();
+        let lengths = [1, 112, 113, 1_400, 1_500, 9_000, 40_000, 100_000, 1 << 20, 8 << 20];
+        for (number, len) in lengths.into_iter().enumerate() {
+            echo(&flow, &accepted, number, len);
+        }
+    }
+    std::fs::remove_dir_all(&folder).unwrap();
+    println!("dpdk and {peer:?}: messages of every size, both ways");
+}
+
+/// The rows of the matrix of engine/tests/drivers.rs that need the plugin.
+macro_rules! matrix {
+    ($($name:ident: $peer:ident;)+) => {
+        mod messages_of_every_size_go_both_ways_between {
+            $(
+                #[test]
+                #[ignore = "run by ci/dpdk.sh, which builds the plugin"]
+                fn $name() { super::reaches(super::Peer::$peer); }
+            )+
+        }
+    };
+}
+
+matrix! {
+    dpdk_and_udp: Udp;
+    dpdk_and_packet: Packet;
+    dpdk_and_xdp: Xdp;
+    dpdk_and_dpdk: Dpdk;
 }

@@ -28,7 +28,7 @@ struct Row {
     lacks: fn() -> Option<String>,
 }
 
-/// Every driver of the matrix. A new one adds a row.
+/// Every driver of the matrix that needs nothing else; those with `dpdk` are in engine/tests/dpdk_sidecars.rs.
 const ROWS: &[Row] = &[
     Row { name: "udp", configure: |config| config.driver = DriverKind::Udp, lacks: || None },
     Row { name: "packet", configure: |config| config.driver = DriverKind::Packet, lacks: || None },
