@@ -445,7 +445,9 @@ fn a_link_that_goes_down_and_up_carries_frames_again() {
     let frame = datagram(&link, End::Left, 21_580, 21_580, b"over the link");
     for down in End::BOTH {
         link.set_down(down);
-        assert_eq!((left.link(), right.link()), (LinkState::Down, LinkState::Down));
+        wait_until("two ends that are down", || {
+            (left.link(), right.link()) == (LinkState::Down, LinkState::Down)
+        });
         for _ in 0..1_000 {
             // Never out of room, never an error.
             assert!(try_send(&mut left, &frame));

@@ -317,6 +317,10 @@ impl<D: Driver, C: FnMut() -> Instant + Send> Driver for FaultDriver<D, C> {
         self.inner.wait_fd()
     }
 
+    fn receives_by_call(&self) -> bool {
+        self.inner.receives_by_call()
+    }
+
     fn prepare_sleep(&mut self) -> bool {
         self.inner.prepare_sleep()
     }

@@ -194,6 +194,11 @@ pub trait Driver: Send {
     /// engine sleeps only after a `receive` that returned 0.
     fn wait_fd(&self) -> Option<BorrowedFd<'_>>;
 
+    /// Whether to receive costs a system call, even if nothing came: then an engine that has other work asks less often.
+    fn receives_by_call(&self) -> bool {
+        self.wait_fd().is_some()
+    }
+
     /// The engine is about to sleep on [`Self::wait_fd`]. `false`: something came meanwhile, or the path cannot wake anybody now, so it
     /// must not sleep for long.
     fn prepare_sleep(&mut self) -> bool {

@@ -52,7 +52,7 @@ impl<'a> Message<'a> {
 }
 
 /// Kinds and values of a list of attributes.
-fn attributes(mut rest: &[u8]) -> impl Iterator<Item = (u16, &[u8])> {
+pub(super) fn attributes(mut rest: &[u8]) -> impl Iterator<Item = (u16, &[u8])> {
     /// The two highest bits say how the value is meant, not what it is.
     const KIND_BITS: u16 = 0x3fff;
     std::iter::from_fn(move || {

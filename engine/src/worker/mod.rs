@@ -110,7 +110,7 @@ impl<D: Driver> Worker<D> {
             host: Host::new(driver.local_address()),
             settings,
             path: PathState::Up,
-            asks_by_call: driver.wait_fd().is_some(),
+            asks_by_call: driver.receives_by_call(),
             driver,
             commands,
             notices,

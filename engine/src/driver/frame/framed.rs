@@ -463,6 +463,11 @@ impl<F: FrameDriver> Driver for Framed<F> {
         self.frames.wait_fd()
     }
 
+    fn receives_by_call(&self) -> bool {
+        // Frame drivers look into a ring.
+        false
+    }
+
     fn prepare_sleep(&mut self) -> bool {
         if self.is_gone() {
             return true;

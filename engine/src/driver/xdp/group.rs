@@ -48,6 +48,7 @@ pub(super) struct Group {
     settings: Settings,
     map: SocketMap,
     program: Program,
+    netlink: Netlink,
     /// Keeps other sidecars off the address.
     _lock: Option<AddressLock>,
     /// The interface's number, and the program at work on it.
@@ -75,7 +76,8 @@ impl Group {
             _ => io_error("to make a BPF map")(source),
         })?;
         let program = Program::load(&settings.frames, &map).map_err(io_error("to load an XDP program"))?;
-        Ok(Self { settings, map, program, _lock: lock, attached: None })
+        let netlink = Netlink::open().map_err(io_error("opening a netlink socket"))?;
+        Ok(Self { settings, map, program, netlink, _lock: lock, attached: None })
     }
 
     pub(super) fn settings(&self) -> &Settings {
@@ -89,16 +91,16 @@ impl Group {
 
     /// Asks for the interface as it is now and ties the program to it, if it is not yet. With `patience`, waits up to a second
     /// for what a predecessor gives free late.
-    pub(super) fn attach(&mut self, netlink: &mut Netlink, patience: bool) -> Result<Facts, OpenError> {
+    pub(super) fn attach(&mut self, patience: bool) -> Result<Facts, OpenError> {
         let name = &self.settings.interface;
-        let link = netlink.link_by_name(name).map_err(io_error("asking for the interface"))?;
+        let link = self.netlink.link_by_name(name).map_err(io_error("asking for the interface"))?;
         let link = link.ok_or_else(|| OpenError::NoInterface { interface: name.clone() })?;
         let any = Socket::new(Domain::IPV4, Type::DGRAM, None).map_err(io_error("opening a socket"))?;
         check_queues(&self.settings, &link, sys::channels(&any, name).ok())?;
         if self.attached.as_ref().is_none_or(|(index, _)| *index != link.index) {
             // What was tied to the interface of that name before is gone with it.
             self.attached = None;
-            self.attached = Some((link.index, self.tie(netlink, link.index, patience)?));
+            self.attached = Some((link.index, self.tie(link.index, patience)?));
         }
         let half = match (self.mode(), link.kind.as_str()) {
             (Some(Mode::Generic), _) | (_, KIND_UNCUT) => Half::Refused,
@@ -108,14 +110,14 @@ impl Group {
         Ok(Facts { frame_bytes: channel::frame_bytes(link.mtu), half, link })
     }
 
-    fn tie(&self, netlink: &mut Netlink, index: u32, patience: bool) -> Result<Attachment, OpenError> {
+    fn tie(&mut self, index: u32, patience: bool) -> Result<Attachment, OpenError> {
         let result = tries(patience, attach::is_occupied, || {
             Attachment::new(&self.program, index, self.settings.mode, self.settings.attach_by)
         });
         result.map_err(|source| {
             let interface = self.settings.interface.clone();
             if attach::is_occupied(&source) {
-                let link = netlink.link_by_index(index).ok().flatten();
+                let link = self.netlink.link_by_index(index).ok().flatten();
                 return OpenError::Occupied { interface, program: link.and_then(|link| link.xdp_program) };
             }
             if source.kind() == io::ErrorKind::PermissionDenied {
@@ -152,7 +154,7 @@ impl Group {
 }
 
 /// Does it, and again for a second while it fails for a reason that may pass.
-fn tries<T, E>(
+pub(super) fn tries<T, E>(
     patience: bool,
     may_pass: impl Fn(&E) -> bool,
     mut what: impl FnMut() -> Result<T, E>,

@@ -1,6 +1,7 @@
 //! What rtnetlink says of one interface, and how an XDP program is tied to it where the kernel has no links for that.
 
 use crate::driver::MacAddress;
+use crate::driver::netlink::{attributes, u16_at, u32_at};
 use socket2::{Domain, Protocol, Socket, Type};
 use std::io::{self, Read, Write};
 
@@ -15,8 +16,6 @@ const FLAG_REQUEST: u16 = 1;
 const FLAG_ACKNOWLEDGE: u16 = 4;
 /// Marks an attribute that holds attributes.
 const NESTED: u16 = 0x8000;
-/// The type of an attribute without its flags.
-const TYPE_MASK: u16 = 0x3fff;
 
 // Attributes of an interface.
 const ADDRESS: u16 = 1;
@@ -39,10 +38,6 @@ const ANSWER_BYTES: usize = 32_768;
 /// Most messages that are looked at for one answer.
 const MOST_MESSAGES: usize = 16;
 
-/// `IFF_UP` and `IFF_LOWER_UP`: set up, and with a carrier.
-const UP: u32 = 1;
-const LOWER_UP: u32 = 1 << 16;
-
 /// An interface as it is now.
 #[derive(Clone, PartialEq, Eq, Debug, Default)]
 pub(super) struct Link {
@@ -50,8 +45,6 @@ pub(super) struct Link {
     pub(super) name: String,
     pub(super) mac: MacAddress,
     pub(super) mtu: usize,
-    /// Frames pass: it is set up and has a carrier.
-    pub(super) is_running: bool,
     /// What made it (`veth`, `tun`); empty for what has hardware below it.
     pub(super) kind: String,
     /// Queues that were made with it.
@@ -157,26 +150,18 @@ fn attribute(to: &mut Vec<u8>, kind: u16, value: &[u8]) {
     to.resize(to.len().next_multiple_of(4), 0);
 }
 
-fn word(bytes: &[u8], at: usize) -> Option<u32> {
-    Some(u32::from_ne_bytes(bytes.get(at..at + 4)?.try_into().ok()?))
-}
-
-fn half(bytes: &[u8], at: usize) -> Option<u16> {
-    Some(u16::from_ne_bytes(bytes.get(at..at + 2)?.try_into().ok()?))
-}
-
 /// The answer to the request with that number, if it is in the datagram.
 fn parse(mut bytes: &[u8], sequence: u32) -> Option<io::Result<Option<Link>>> {
-    while let (Some(length), Some(kind)) = (word(bytes, 0), half(bytes, 4)) {
+    while let (Some(length), Some(kind)) = (u32_at(bytes, 0), u16_at(bytes, 4)) {
         let length = length as usize;
         if length < HEADER_BYTES || length > bytes.len() {
             break;
         }
         let (message, body) = (&bytes[..length], &bytes[HEADER_BYTES..length]);
-        if word(message, 8) == Some(sequence) {
+        if u32_at(message, 8) == Some(sequence) {
             match kind {
                 MESSAGE_ERROR => {
-                    let code = word(body, 0)?.cast_signed();
+                    let code = u32_at(body, 0)?.cast_signed();
                     return Some(if code == 0 {
                         Ok(None)
                     } else {
@@ -192,35 +177,19 @@ fn parse(mut bytes: &[u8], sequence: u32) -> Option<io::Result<Option<Link>>> {
     None
 }
 
-/// The attributes that stand in `bytes` one behind the other.
-fn attributes(mut bytes: &[u8]) -> impl Iterator<Item = (u16, &[u8])> {
-    std::iter::from_fn(move || {
-        let length = usize::from(half(bytes, 0)?);
-        let kind = half(bytes, 2)? & TYPE_MASK;
-        let value = bytes.get(4..length)?;
-        bytes = bytes.get(length.next_multiple_of(4)..).unwrap_or(&[]);
-        Some((kind, value))
-    })
-}
-
 fn text(value: &[u8]) -> String {
     String::from_utf8_lossy(value.strip_suffix(&[0]).unwrap_or(value)).into_owned()
 }
 
 fn parse_link(body: &[u8]) -> Option<Link> {
-    let flags = word(body, 8)?;
-    let mut link = Link {
-        index: word(body, 4)?,
-        is_running: flags & UP != 0 && flags & LOWER_UP != 0,
-        ..Link::default()
-    };
+    let mut link = Link { index: u32_at(body, 4)?, ..Link::default() };
     for (kind, value) in attributes(body.get(LINK_BYTES..)?) {
         match kind {
             ADDRESS => link.mac = value.try_into().map(MacAddress).unwrap_or_default(),
             NAME => link.name = text(value),
-            MTU => link.mtu = word(value, 0)? as usize,
-            RX_QUEUES => link.rx_queues = word(value, 0)?,
-            TX_QUEUES => link.tx_queues = word(value, 0)?,
+            MTU => link.mtu = u32_at(value, 0)? as usize,
+            RX_QUEUES => link.rx_queues = u32_at(value, 0)?,
+            TX_QUEUES => link.tx_queues = u32_at(value, 0)?,
             LINK_INFO => {
                 let kind = attributes(value).find(|(kind, _)| *kind == LINK_INFO_KIND);
                 link.kind = kind.map(|(_, value)| text(value)).unwrap_or_default();
@@ -236,7 +205,7 @@ fn xdp_program(nested: &[u8]) -> Option<u32> {
     let is_attached = attributes(nested)
         .any(|(kind, value)| kind == XDP_ATTACHED && value.first().is_some_and(|mode| *mode != 0));
     let number = attributes(nested).find(|(kind, _)| *kind == XDP_PROGRAM);
-    is_attached.then(|| number.and_then(|(_, value)| word(value, 0)).unwrap_or(0))
+    is_attached.then(|| number.and_then(|(_, value)| u32_at(value, 0)).unwrap_or(0))
 }
 
 #[cfg(test)]

@@ -1,10 +1,11 @@
 //! From the settings of a sidecar to its queues.
 
+use super::group::tries;
 use super::{AttachBy, Match, OpenError, Settings, XdpQueue};
 use crate::config::{Config, source_ports};
 use crate::driver::frame::{Framed, Setup};
 use crate::driver::interface::{self, Interface};
-use crate::driver::lock::AddressLock;
+use crate::driver::lock::{AddressLock, LockError};
 use crate::driver::packet;
 use crate::proto::PortRange;
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
@@ -34,9 +35,11 @@ pub fn open(config: &Config) -> Result<Vec<Framed<XdpQueue>>, OpenError> {
         queues: config.engines,
         attach_by: AttachBy::default(),
     };
-    let lock = AddressLock::acquire(SocketAddr::from((address, config.udp_port))).map_err(|source| {
-        OpenError::Address { address: SocketAddr::from((address, config.udp_port)), source }
-    })?;
+    let own = SocketAddr::from((address, config.udp_port));
+    // A sidecar that was just killed may take a moment to be gone.
+    let is_held = |error: &LockError| matches!(error, LockError::Held { .. });
+    let lock = tries(true, is_held, || AddressLock::acquire(own));
+    let lock = lock.map_err(|source| OpenError::Address { address: own, source })?;
     Ok(Framed::group(&setup, super::open_locked(settings, Some(lock))?))
 }
 

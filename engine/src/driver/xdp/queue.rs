@@ -6,11 +6,12 @@ use super::channel::{Channel, LARGEST_MTU};
 use super::checksum;
 use super::error::OpenError;
 use super::group::{Facts, Group};
-use super::netlink::Netlink;
 use crate::driver::frame::{Frame, FrameCounters, FrameDriver, LinkState, ReceivedChecksum, SentChecksum};
+use crate::driver::sys::interface_now;
 use crate::driver::{MacAddress, RECEIVE_BURST};
 use crate::proto::time::Duration;
 use crate::sys::{Epoll, Watch};
+use socket2::{Domain, Socket, Type};
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -33,7 +34,8 @@ pub struct XdpQueue {
     arp: Option<ArpTap>,
     /// Stays, whatever socket is in it.
     epoll: Epoll,
-    netlink: Netlink,
+    /// Asks for the interface as it is.
+    asker: Socket,
     facts: Facts,
     /// The frame that was lent.
     lent: Option<u32>,
@@ -53,10 +55,9 @@ fn lock(group: &Mutex<Group>) -> MutexGuard<'_, Group> {
 /// Opens all queues of the interface, ties the program to it, and directs our frames to them.
 pub(super) fn open(group: Group) -> Result<Vec<XdpQueue>, OpenError> {
     let io = |doing| super::error::io_error(doing);
-    let mut netlink = Netlink::open().map_err(io("opening a netlink socket"))?;
     let queues = group.settings().queues;
     let group = Arc::new(Mutex::new(group));
-    let facts = lock(&group).attach(&mut netlink, true)?;
+    let facts = lock(&group).attach(true)?;
     warn_of_large_frames(&facts);
     let open_one = |queue| {
         let mut one = XdpQueue {
@@ -65,7 +66,7 @@ pub(super) fn open(group: Group) -> Result<Vec<XdpQueue>, OpenError> {
             channel: None,
             arp: None,
             epoll: Epoll::new().map_err(io("making an epoll descriptor"))?,
-            netlink: Netlink::open().map_err(io("opening a netlink socket"))?,
+            asker: Socket::new(Domain::IPV4, Type::DGRAM, None).map_err(io("opening a socket"))?,
             facts: facts.clone(),
             lent: None,
             until_arp: 0,
@@ -283,14 +284,16 @@ impl FrameDriver for XdpQueue {
         if self.channel.is_none() {
             return LinkState::Gone;
         }
-        match self.netlink.link_by_index(self.facts.link.index) {
-            Ok(Some(link)) => {
+        match interface_now(self.asker.as_fd(), self.facts.link.index) {
+            Ok(now) => {
                 self.counters.missed = self.missed();
-                self.is_down = !link.is_running;
-                self.facts.link.mac = link.mac;
-                if self.is_down { LinkState::Down } else { LinkState::Up }
+                // The kernel may say up to a second late that there is somebody at the other end again, so what is sent is
+                // kept back only while the interface is set down; without a carrier the kernel drops it itself.
+                self.is_down = !now.is_up;
+                self.facts.link.mac = MacAddress(now.mac);
+                if now.is_running { LinkState::Up } else { LinkState::Down }
             }
-            Ok(None) => {
+            Err(error) if error.raw_os_error() == Some(libc::ENODEV) => {
                 self.disconnect();
                 LinkState::Gone
             }
@@ -303,7 +306,7 @@ impl FrameDriver for XdpQueue {
     /// Must be called in the network namespace in which the queue was opened: XDP programs are tied to interfaces of the
     /// caller's.
     fn reopen(&mut self) -> io::Result<()> {
-        let facts = lock(&self.group).attach(&mut self.netlink, false);
+        let facts = lock(&self.group).attach(false);
         let reopened = facts.and_then(|facts| self.connect(facts, false)).and_then(|()| self.direct());
         reopened.map_err(|error| {
             self.disconnect();
