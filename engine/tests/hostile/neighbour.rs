@@ -7,7 +7,7 @@ use machnet_engine::clock::Clock;
 use std::collections::VecDeque;
 use std::net::SocketAddr;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
-use std::sync::{Arc, Mutex};
+use std::sync::{Arc, Mutex, Weak};
 use std::thread::JoinHandle;
 use std::time::Duration;
 
@@ -61,11 +61,14 @@ impl Neighbours {
     pub fn pair(&mut self, name: &'static str, server: Attachment, client: Attachment) {
         let listener = server.listen("0.0.0.0:0", 8).expect("listens");
         let to = listener.local_addr();
-        let stop = Arc::clone(&self.stop);
-        self.spawn(name, move || echo(name, &listener, &stop));
+        // The echo stays until the other has ended: a listener that goes first refuses the last connection.
+        let talking = Arc::new(());
+        let client_is_there = Arc::downgrade(&talking);
+        self.spawn(name, move || echo(name, &listener, &client_is_there));
         let (stop, exchanged, times) =
             (Arc::clone(&self.stop), Arc::clone(&self.exchanged), Arc::clone(&self.times_ns));
         self.spawn(name, move || {
+            let _talking = talking;
             let mut dice = Dice::new(name.len() as u64);
             while !stop.load(Ordering::Relaxed) {
                 talk(name, &client, to, &mut dice, &exchanged, &times);
@@ -107,8 +110,8 @@ impl Neighbours {
     }
 }
 
-fn echo(name: &str, listener: &Listener, stop: &AtomicBool) {
-    while !stop.load(Ordering::Relaxed) {
+fn echo(name: &str, listener: &Listener, client: &Weak<()>) {
+    while client.strong_count() > 0 {
         let flow = match listener.accept_timeout(Duration::from_millis(100)) {
             Ok(flow) => flow,
             Err(Error::TimedOut) => continue,
