@@ -188,13 +188,25 @@ impl ConfigFlags {
 /// The address of this host if it has exactly one besides loopback, at the interface that was chosen if one was; otherwise
 /// what to do about it.
 pub(crate) fn only_address(config: &Config) -> Result<IpAddr, ConfigError> {
-    let mut found = sys::interface_addresses().unwrap_or_default();
-    if let Some(interface) = &config.interface
-        && found.iter().any(|(name, _)| name == interface)
-    {
-        found.retain(|(name, _)| name == interface);
+    let found = sys::interface_addresses().unwrap_or_default();
+    match &config.interface {
+        None => choose_address(&found),
+        Some(interface) => choose_address_of(interface, &found),
     }
-    choose_address(&found)
+}
+
+fn choose_address_of(interface: &str, found: &[(String, IpAddr)]) -> Result<IpAddr, ConfigError> {
+    let own: Vec<_> = found.iter().filter(|(name, _)| name == interface).cloned().collect();
+    if own.is_empty() {
+        let others: Vec<String> = found.iter().map(|(name, ip)| format!("{name} ({ip})")).collect();
+        let others = if others.is_empty() { "none".to_owned() } else { others.join(", ") };
+        return Err(ConfigError::NoAddress(format!(
+            "no interface called {interface} is up and has an IPv4 address; those that are: {others}. Say the address that the \
+             other hosts reach this one at, with the length of its network's prefix, if only the sidecar is to have it: \
+             --address 10.0.0.5/24"
+        )));
+    }
+    choose_address(&own)
 }
 
 fn choose_address(found: &[(String, IpAddr)]) -> Result<IpAddr, ConfigError> {
@@ -220,6 +232,15 @@ fn choose_address(found: &[(String, IpAddr)]) -> Result<IpAddr, ConfigError> {
 mod tests {
     use super::*;
     use machnet_engine::config::KEYS;
+
+    #[test]
+    fn the_address_is_that_of_the_interface_if_one_is_named() {
+        let found = [("eth0", [10, 0, 0, 5]), ("eth1", [10, 1, 0, 5])];
+        let found = found.map(|(name, ip)| (name.to_owned(), IpAddr::from(ip)));
+        assert_eq!(choose_address_of("eth1", &found).ok(), Some(IpAddr::from([10, 1, 0, 5])));
+        let missing = choose_address_of("eth9", &found).unwrap_err().to_string();
+        assert!(missing.contains("eth9") && missing.contains("eth0 (10.0.0.5), eth1"), "{missing}");
+    }
 
     #[test]
     fn every_setting_has_its_flag() {
