@@ -1,8 +1,8 @@
 //! AF_XDP: frames by rings that the kernel shares, taken from the interface before the kernel's network stack sees them.
 //!
-//! A small program ([`program`]) runs for each frame that the interface receives. UDP datagrams for our address and ports go to
+//! A small program (`program`) runs for each frame that the interface receives. UDP datagrams for our address and ports go to
 //! the socket of the queue that they came by; everything else goes on to the kernel. So SSH and ARP live on on the same
-//! interface. Each queue has a socket of its own with four rings and its frames ([`ring`], [`channel`]). Where the card's driver
+//! interface. Each queue has a socket of its own with four rings and its frames (`ring`, `channel`). Where the card's driver
 //! can, it reads and writes the frames itself (zero-copy); else the kernel copies each once.
 //!
 //! The system calls are made here rather than by libbpf or a crate: what is needed is one map, one program of forty
