@@ -29,6 +29,8 @@ struct Member {
     name: String,
     child: Child,
     stderr: Option<JoinHandle<VecDeque<String>>>,
+    /// What it said while another was waited for.
+    unread: VecDeque<String>,
     is_awaited: bool,
 }
 
@@ -94,7 +96,13 @@ impl Family {
             });
         }
         let stderr = child.stderr.take().map(|stderr| thread::spawn(move || last_lines(stderr)));
-        self.members.push(Member { name: name.to_owned(), child, stderr, is_awaited: false });
+        self.members.push(Member {
+            name: name.to_owned(),
+            child,
+            stderr,
+            unread: VecDeque::new(),
+            is_awaited: false,
+        });
         Ok(MemberId(id))
     }
 
@@ -131,12 +139,15 @@ impl Family {
 
     /// The member's next line, or nothing when it ended.
     fn await_event(&mut self, member: MemberId, patience: Duration) -> Outcome<Option<String>> {
+        if let Some(line) = self.members[member.0].unread.pop_front() {
+            return Ok(Some(line));
+        }
         let gives_up_at = clock::now() + patience;
         loop {
             let left = gives_up_at.saturating_duration_since(clock::now());
             match self.events.recv_timeout(left) {
                 Ok(Event::Line(id, line)) if id == member.0 => return Ok(Some(line)),
-                Ok(Event::Line(..)) => {}
+                Ok(Event::Line(id, line)) => self.members[id].unread.push_back(line),
                 Ok(Event::Ended(id)) if id == member.0 => return Ok(None),
                 Ok(Event::Ended(id)) if self.members[id].is_awaited => {}
                 Ok(Event::Ended(id)) => return Err(self.obituary(id)),
