@@ -98,18 +98,18 @@ make_layer() {
     cmp -s <(echo "$packages") "$layer/packages" && return
     echo "installing ${packages//,/ } for $name (once)"
     rm -rf "$layer" "$layer.new"
-    mkdir -p "$layer.new/upper" "$layer.new/work" "$layer.new/root"
+    mkdir -p "$layer.new/upper" "$layer.new/work" "$layer.new/system"
     # shellcheck disable=SC2016
     LAYER="$layer.new" BASE="$roots/$suite" PACKAGES="${packages//,/ }" unshare --mount --pid --fork bash -euc '
-        mount -t overlay overlay -o "lowerdir=$BASE,upperdir=$LAYER/upper,workdir=$LAYER/work" "$LAYER/root"
-        mount -t proc proc "$LAYER/root/proc"
-        cp /etc/resolv.conf "$LAYER/root/etc/resolv.conf"
-        in_root() { chroot "$LAYER/root" env -i PATH=/usr/sbin:/usr/bin:/sbin:/bin DEBIAN_FRONTEND=noninteractive "$@"; }
+        mount -t overlay overlay -o "lowerdir=$BASE,upperdir=$LAYER/upper,workdir=$LAYER/work" "$LAYER/system"
+        mount -t proc proc "$LAYER/system/proc"
+        cp /etc/resolv.conf "$LAYER/system/etc/resolv.conf"
+        in_root() { chroot "$LAYER/system" env -i PATH=/usr/sbin:/usr/bin:/sbin:/bin DEBIAN_FRONTEND=noninteractive "$@"; }
         in_root apt-get update
         in_root apt-get install -y --no-install-recommends $PACKAGES
         in_root apt-get clean
     ' >"$layer.log" 2>&1 </dev/null || { tail -n 5 "$layer.log" && return 1; }
-    rm -rf "$layer.new/upper"/var/lib/apt/lists/* "$layer.new/root" "$layer.new/work"
+    rm -rf "$layer.new/upper"/var/lib/apt/lists/* "$layer.new/system" "$layer.new/work"
     echo "$packages" >"$layer.new/packages"
     mv "$layer.new" "$layer"
 }
@@ -139,7 +139,7 @@ run() {
     INSIDE="$inside" LOWER="$roots/$suite-$language/upper:$roots/$suite" DIST="$dist" LENT="$2" CACHE="$roots/cache-$language" \
         LANGUAGE_NAME="$language" VERSION="$version" PLATFORM="$platform" timeout --kill-after=5 240 \
         unshare --mount --net --pid --ipc --uts --fork --kill-child bash -euc '
-        root="$INSIDE/root"
+        root="$INSIDE/system"
         mkdir "$INSIDE/changes"
         mount -t tmpfs tmpfs "$INSIDE/changes"
         mkdir "$INSIDE/changes/upper" "$INSIDE/changes/work" "$root"

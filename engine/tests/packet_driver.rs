@@ -271,7 +271,7 @@ fn datagrams_that_the_peers_kernel_joined_arrive_as_they_were_sent() {
     let mut seen = Vec::new();
     for (segment, count, rest) in [(400, 3, 50), (1_000, 8, 0), (1_472, 44, 100), (100, 60, 1), (500, 64, 1)]
     {
-        netns::set_udp_segment(client.as_fd(), u32::try_from(segment).unwrap()).unwrap();
+        netns::sys::set_udp_segment(client.as_fd(), u32::try_from(segment).unwrap()).unwrap();
         let whole: Vec<u8> = (0..segment * count + rest).map(|at| u8::try_from(at % 251).unwrap()).collect();
         client.send(&whole).unwrap();
         let pieces: Vec<&[u8]> = whole.chunks(segment).collect();

@@ -12,10 +12,7 @@
 #![allow(clippy::unwrap_used, reason = "helpers of tests")]
 
 pub mod hub;
-mod sys;
-
-#[allow(unused_imports, reason = "one of the test binaries needs it")]
-pub use sys::set_udp_segment;
+pub mod sys;
 
 use std::fs::File;
 use std::net::Ipv4Addr;
